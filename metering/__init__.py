@@ -1,0 +1,1 @@
+"""The boundary: what runs inside the customer's app. The event contract and, later, the SDK."""
