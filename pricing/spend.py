@@ -1,0 +1,197 @@
+"""Spend per tenant and window, and the alerts that its caps raise.
+
+Theory of operation. A book holds one running sum for each (tenant, feature or "", day or month,
+window start) that has seen an event. Sums are whole picodollars, so their order never matters.
+A batch is summed by column first; Python then touches each group once, never each event. Only a
+group that crosses a threshold is looked at row by row, to name the event that crossed it.
+
+A window is kept for the retention after its end, in event time of the slowest live input, so
+that late events still correct it; later ones are marked `late` before they come here. A month is
+closed by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+
+from pricing.cap import CapAlert, alert_id
+from pricing.money import PICO, from_pico, to_pico
+from pricing.settings import LimitSettings, caps_for, thresholds
+from pricing.windows import day_window, month_window
+
+WindowKey = tuple[str, str, str, int]
+"""(tenant_id, feature_id or "", "day" or "month", window_start_ms)."""
+
+
+@dataclass(slots=True)
+class SpendWindow:
+    """One running sum. `events` counts what it holds and so orders its versions; `raised` holds thresholds."""
+
+    end_ms: int
+    spend_pico: int = 0
+    events: int = 0
+    cap: Decimal | None = None
+    raised: list[Decimal] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Events of one batch that fall in one window."""
+
+    key: WindowKey
+    end_ms: int
+    amount_pico: int
+    events: int
+    cap: Decimal | None
+
+
+class SpendBook:
+    """The windows of some tenants. `changed` collects the keys touched since `take_changed`."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self.windows: dict[WindowKey, SpendWindow] = {}
+        self._limits = limits
+        self._thresholds = thresholds(limits)
+        self._changed: dict[WindowKey, None] = {}
+
+    def add(self, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
+        """Add priced rows in their order of arrival.
+
+        Args:
+            rows: `tenant_id`, `feature_id`, `idempotency_key`, `timestamp_ms`, `day_start_ms`, `price`
+                (USD); none of them late.
+
+        Returns:
+            The windows that changed, and the alerts that this raised.
+        """
+        touched: list[WindowKey] = []
+        alerts: list[CapAlert] = []
+        for group in self._groups(rows):
+            window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
+            window.cap = group.cap
+            before = window.spend_pico
+            window.spend_pico += group.amount_pico
+            window.events += group.events
+            touched.append(group.key)
+            self._changed[group.key] = None
+            alerts += self._cross(group.key, window, before, rows)
+        return touched, alerts
+
+    def forget(self, before_ms: int) -> list[WindowKey]:
+        """Drop every window that ended at or before an instant; returns their keys."""
+        gone = [key for key, window in self.windows.items() if window.end_ms <= before_ms]
+        for key in gone:
+            del self.windows[key]
+            self._changed.pop(key, None)
+        return gone
+
+    def take_changed(self) -> list[WindowKey]:
+        """Keys changed since the last call, which this call forgets."""
+        changed, self._changed = list(self._changed), {}
+        return changed
+
+    def _groups(self, rows: pl.DataFrame) -> Iterator[_Group]:
+        if rows.is_empty():
+            return
+        limits = self._limits
+        with_features = limits.feature_overrides or any(o.features for o in limits.tenant_overrides.values())
+        by = ["tenant_id", "feature_id", "day_start_ms"] if with_features else ["tenant_id", "day_start_ms"]
+        summed = rows.group_by(by, maintain_order=True).agg(price=pl.col("price").sum(), events=pl.len())
+        sums: dict[WindowKey, _Group] = {}
+        for record in summed.iter_rows(named=True):
+            for group in self._windows_of(record):
+                known = sums.get(group.key)
+                sums[group.key] = group if known is None else _merge(known, group)
+        yield from sums.values()
+
+    def _windows_of(self, record: dict[str, Any]) -> Iterator[_Group]:
+        tenant, feature = record["tenant_id"], record.get("feature_id", "")
+        caps = caps_for(self._limits, tenant, feature)
+        amount, events = to_pico(record["price"]), record["events"]
+        for kind, bounds in (("day", day_window), ("month", month_window)):
+            start, end = bounds(record["day_start_ms"], caps.timezone)
+            tenant_cap, feature_cap = (
+                (caps.tenant.daily_cap, caps.feature.daily_cap)
+                if kind == "day"
+                else (caps.tenant.monthly_cap, caps.feature.monthly_cap)
+            )
+            yield _Group((tenant, "", kind, start), end, amount, events, tenant_cap)
+            if feature_cap is not None:
+                yield _Group((tenant, feature, kind, start), end, amount, events, feature_cap)
+
+    def _cross(
+        self, key: WindowKey, window: SpendWindow, before_pico: int, rows: pl.DataFrame
+    ) -> Iterable[CapAlert]:
+        if window.cap is None:
+            return
+        for threshold in self._thresholds:
+            limit_pico = _ceil_pico(window.cap, threshold)
+            if threshold in window.raised or window.spend_pico < limit_pico:
+                continue
+            window.raised.append(threshold)
+            yield _alert(key, window, threshold, _crossing(key, window, before_pico, limit_pico, rows))
+
+
+def _merge(left: _Group, right: _Group) -> _Group:
+    return _Group(
+        left.key, left.end_ms, left.amount_pico + right.amount_pico, left.events + right.events, left.cap
+    )
+
+
+def _ceil_pico(cap: Decimal, threshold: Decimal) -> int:
+    """The least whole number of picodollars that is no less than threshold x cap."""
+    cap_top, cap_bottom = cap.as_integer_ratio()
+    top, bottom = threshold.as_integer_ratio()
+    return -(-cap_top * top * PICO // (cap_bottom * bottom))
+
+
+@dataclass(frozen=True, slots=True)
+class _Crossing:
+    idempotency_key: str
+    timestamp_ms: int
+    spend_pico: int
+
+
+def _crossing(
+    key: WindowKey, window: SpendWindow, before_pico: int, limit_pico: int, rows: pl.DataFrame
+) -> _Crossing:
+    """The first event, in order of arrival, with which the sum reaches the limit."""
+    tenant, feature, _, start = key
+    mine = (
+        (pl.col("tenant_id") == tenant)
+        & (pl.col("timestamp_ms") >= start)
+        & (pl.col("timestamp_ms") < window.end_ms)
+    )
+    if feature:
+        mine &= pl.col("feature_id") == feature
+    spend = before_pico
+    event: dict[str, Any] = {}
+    for event in rows.filter(mine).iter_rows(named=True):
+        spend += to_pico(event["price"])
+        if spend >= limit_pico:
+            break
+    return _Crossing(event["idempotency_key"], event["timestamp_ms"], spend)
+
+
+def _alert(key: WindowKey, window: SpendWindow, threshold: Decimal, crossing: _Crossing) -> CapAlert:
+    tenant, feature, kind, start = key
+    if window.cap is None:  # only windows with a cap come here
+        raise AssertionError(key)
+    return CapAlert(
+        alert_id=alert_id(tenant, feature, kind, start, threshold),
+        tenant_id=tenant,
+        feature_id=feature,
+        window_kind=kind,
+        window_start_ms=start,
+        window_end_ms=window.end_ms,
+        cap=window.cap,
+        threshold=threshold,
+        spend=from_pico(crossing.spend_pico),
+        crossing_key=crossing.idempotency_key,
+        raised_at_ms=crossing.timestamp_ms,
+    )
