@@ -1,150 +1,254 @@
-"""What `meterline.yaml` says, as values. Amounts are USD decimals; no number here was ever a float."""
+"""Reading `meterline.yaml`: its text to frozen values, or every one of its mistakes in one go."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 
+from pricing import settings_keys as read
+from pricing.money import USD_SCALE
+from pricing.settings_keys import Section
+from pricing.settings_values import (
+    AlertSettings,
+    CapPair,
+    FeatureLimits,
+    LimitSettings,
+    MeteringSettings,
+    PricingSettings,
+    Rule,
+    Settings,
+    TenantLimits,
+    TenantOverride,
+    WebhookSettings,
+    caps_for,
+    thresholds,
+    timezone_for,
+)
+from pricing.settings_yaml import InvalidSettings, Problem, read_tree
+
+__all__ = [
+    "AlertSettings",
+    "CapPair",
+    "FeatureLimits",
+    "InvalidSettings",
+    "LimitSettings",
+    "MeteringSettings",
+    "PricingSettings",
+    "Problem",
+    "Rule",
+    "Settings",
+    "TenantLimits",
+    "TenantOverride",
+    "WebhookSettings",
+    "caps_for",
+    "load_settings",
+    "thresholds",
+    "timezone_for",
+]
+
+_ZERO = Decimal(0)
 _ONE = Decimal(1)
 
+_NAME = read.label(1, 128)
+_AMOUNT = read.decimal("0", "1e9", places=USD_SCALE)
+_RATE = read.decimal("0", "1e9", places=18)
+_MULTIPLIER = read.decimal("0", "1e9", places=6)
+_TOPIC = read.matching(r"(?!\.\.?$)[\w.-]{1,249}", "must be a Kafka topic: letters, digits, '.', '_' and '-'")
+_WEBHOOK_NAME = read.matching(r"[\w.-]{1,64}", "must be a name of letters, digits, '.', '_' and '-'")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """What a model's tokens cost us and what we charge for them. Rates are USD per token.
 
-    With provider "" the model name alone selects the rule. A rate that is None has no price of its own:
-    the rate card says which rate such tokens fall back to. `multiplier` makes the price of the cost,
-    `credit_multiplier` makes compute credits of tokens.
+def load_settings(text: str) -> Settings:
+    """Read the text of a `meterline.yaml`.
+
+    Only `pricing` with its rules is required; everything else has a default, and a null counts as absent.
+
+    Raises:
+        InvalidSettings: something is wrong; it lists every problem that the text has.
     """
-
-    model: str
-    input_rate: Decimal
-    output_rate: Decimal
-    provider: str = ""
-    cache_read_rate: Decimal | None = None
-    cache_write_rate: Decimal | None = None
-    cache_write_1h_rate: Decimal | None = None
-    reasoning_rate: Decimal | None = None
-    multiplier: Decimal = _ONE
-    credit_multiplier: Decimal = _ONE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PricingSettings:
-    """The rules by which usage becomes money. `rounding` concerns statement totals, never rows.
-
-    `rounding` is "nearest_cent" or "none". No two rules share a (provider, model).
-    """
-
-    currency: str = "USD"
-    rounding: str = "nearest_cent"
-    rules: tuple[Rule, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CapPair:
-    """Limits on the spend in one day and in one month, in USD. None means no limit; zero allows nothing."""
-
-    daily_cap: Decimal | None = None
-    monthly_cap: Decimal | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantLimits:
-    """What holds for every tenant that has no override.
-
-    `burst_threshold` is the fraction of a cap that alerts before the cap itself does, 0 < t <= 1.
-    `timezone` is an IANA name: a tenant's days and months begin at its midnight.
-    """
-
-    daily_cap: Decimal | None = None
-    monthly_cap: Decimal | None = None
-    burst_threshold: Decimal = Decimal("0.8")
-    fallback_model: str | None = None
-    timezone: str = "UTC"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureLimits:
-    """What holds for every feature; with `exclude_cache_from_billing` our own cache's hits are free."""
-
-    max_context_tokens: int | None = None
-    cache_ttl_seconds: int | None = None
-    exclude_cache_from_billing: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantOverride:
-    """One tenant's own limits, in USD, and those of its features. None means: as for everybody."""
-
-    daily_cap: Decimal | None = None
-    monthly_cap: Decimal | None = None
-    timezone: str | None = None
-    features: Mapping[str, CapPair] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitSettings:
-    """Caps: the general ones, and overrides by tenant_id and by feature_id. See `caps_for`."""
-
-    tenant: TenantLimits = TenantLimits()
-    feature: FeatureLimits = FeatureLimits()
-    tenant_overrides: Mapping[str, TenantOverride] = field(default_factory=dict)
-    feature_overrides: Mapping[str, CapPair] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeteringSettings:
-    """How events are read and how long they are remembered.
-
-    `queue` is the Kafka topic; `reconciliation_schedule` is a cron line of five fields;
-    `allowed_lateness_hours` is `window_retention_hours` unless it is given.
-    """
-
-    queue: str = "ai-metering-events"
-    consumer_concurrency: int = 8
-    idempotency_window_hours: int = 24
-    reconciliation_schedule: str = "0 2 * * *"
-    max_future_minutes: int = 5
-    max_age_days: int = 35
-    window_retention_hours: int = 72
-    allowed_lateness_hours: int = 72
-    epoch_interval_seconds: Decimal = _ONE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookSettings:
-    """Where alerts are posted. Secrets stay outside: these are the names of variables and of files.
-
-    Several secrets sign side by side, so that one can be rotated. `url` is left out of the repr,
-    because the addresses that chat services hand out are secrets themselves.
-    """
-
-    name: str
-    url: str = field(repr=False)
-    secret_env: tuple[str, ...] = ()
-    secret_files: tuple[str, ...] = ()
-    allow_private: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlertSettings:
-    """Who is told, and how stubbornly: `retry_schedule_seconds` is the wait before each attempt."""
-
-    webhooks: tuple[WebhookSettings, ...] = ()
-    retry_schedule_seconds: tuple[Decimal, ...] = tuple(
-        Decimal(seconds) for seconds in (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+    problems: list[Problem] = []
+    root = Section("", read_tree(text, problems), problems)
+    pricing = _pricing(root)
+    settings = Settings(
+        pricing=pricing,
+        limits=_limits(root.section("limits"), pricing.rules),
+        metering=_metering(root.section("metering")),
+        alerts=_alerts(root.section("alerts")),
     )
-    timeout_seconds: int = 15
-    drain_seconds: int = 10
+    root.finish()
+    if problems:
+        raise InvalidSettings(tuple(problems))
+    return settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """All of `meterline.yaml`. Connections are not in it: they come from flags or the environment."""
+def _pricing(root: Section) -> PricingSettings:
+    if root.missing("pricing"):
+        return PricingSettings(rules=())
+    keys = root.section("pricing")
+    sections = [] if keys.missing("rules") else keys.sections("rules", count_min=1)
+    pricing = PricingSettings(
+        currency=keys.optional("currency", read.one_of("USD"), "USD"),
+        rounding=keys.optional("rounding", read.one_of("nearest_cent", "none"), "nearest_cent"),
+        rules=tuple(_rule(section) for section in sections),
+    )
+    first: dict[tuple[str, str], Section] = {}
+    for section, rule in zip(sections, pricing.rules, strict=True):
+        earlier = first.setdefault((rule.provider, rule.model), section)
+        if rule.model and earlier is not section:
+            section.problem(None, f"has the same provider and model as {earlier.path}")
+    keys.finish()
+    return pricing
 
-    pricing: PricingSettings
-    limits: LimitSettings = LimitSettings()
-    metering: MeteringSettings = MeteringSettings()
-    alerts: AlertSettings = AlertSettings()
+
+def _rule(keys: Section) -> Rule:
+    rule = Rule(
+        model=keys.required("model", _NAME, ""),
+        provider=keys.optional("provider", read.label(0, 128), ""),
+        input_rate=keys.required("input_rate", _RATE, _ZERO),
+        output_rate=keys.required("output_rate", _RATE, _ZERO),
+        cache_read_rate=keys.optional("cache_read_rate", _RATE, None),
+        cache_write_rate=keys.optional("cache_write_rate", _RATE, None),
+        cache_write_1h_rate=keys.optional("cache_write_1h_rate", _RATE, None),
+        reasoning_rate=keys.optional("reasoning_rate", _RATE, None),
+        multiplier=keys.optional("multiplier", _MULTIPLIER, _ONE),
+        credit_multiplier=keys.optional("credit_multiplier", _MULTIPLIER, _ONE),
+    )
+    keys.finish()
+    return rule
+
+
+def _limits(keys: Section, rules: tuple[Rule, ...]) -> LimitSettings:
+    overrides = keys.section("overrides")
+    limits = LimitSettings(
+        tenant=_tenant_limits(keys.section("tenant"), rules),
+        feature=_feature_limits(keys.section("feature")),
+        tenant_overrides={
+            name: _tenant_override(section) for name, section in overrides.entries("tenants", _NAME)
+        },
+        feature_overrides={name: _caps(section) for name, section in overrides.entries("features", _NAME)},
+    )
+    overrides.finish()
+    keys.finish()
+    return limits
+
+
+def _tenant_limits(keys: Section, rules: tuple[Rule, ...]) -> TenantLimits:
+    default = TenantLimits()
+    limits = TenantLimits(
+        daily_cap=keys.optional("daily_cap", _AMOUNT, None),
+        monthly_cap=keys.optional("monthly_cap", _AMOUNT, None),
+        burst_threshold=keys.optional("burst_threshold", read.fraction, default.burst_threshold),
+        fallback_model=keys.optional("fallback_model", _NAME, None),
+        timezone=keys.optional("timezone", read.timezone, default.timezone),
+    )
+    models = sorted({rule.model for rule in rules if rule.model})
+    # Without a single model the problem is in the rules, and is named there.
+    if models and limits.fallback_model is not None and limits.fallback_model not in models:
+        hint = read.closest(limits.fallback_model, models)
+        keys.problem(
+            "fallback_model", f"must be a model that a rule prices, got {limits.fallback_model!r}{hint}"
+        )
+    keys.finish()
+    return limits
+
+
+def _feature_limits(keys: Section) -> FeatureLimits:
+    limits = FeatureLimits(
+        max_context_tokens=keys.optional("max_context_tokens", read.whole(1, 2**40), None),
+        cache_ttl_seconds=keys.optional("cache_ttl_seconds", read.whole(0, 366 * 86400), None),
+        exclude_cache_from_billing=keys.optional("exclude_cache_from_billing", read.flag, default=True),
+    )
+    keys.finish()
+    return limits
+
+
+def _tenant_override(keys: Section) -> TenantOverride:
+    override = TenantOverride(
+        daily_cap=keys.optional("daily_cap", _AMOUNT, None),
+        monthly_cap=keys.optional("monthly_cap", _AMOUNT, None),
+        timezone=keys.optional("timezone", read.timezone, None),
+        features={name: _caps(section) for name, section in keys.entries("features", _NAME)},
+    )
+    keys.finish()
+    return override
+
+
+def _caps(keys: Section) -> CapPair:
+    caps = CapPair(
+        daily_cap=keys.optional("daily_cap", _AMOUNT, None),
+        monthly_cap=keys.optional("monthly_cap", _AMOUNT, None),
+    )
+    keys.finish()
+    return caps
+
+
+def _metering(keys: Section) -> MeteringSettings:
+    default = MeteringSettings()
+    retention_hours = keys.optional(
+        "window_retention_hours", read.whole(1, 8784), default.window_retention_hours
+    )
+    metering = MeteringSettings(
+        queue=keys.optional("queue", _TOPIC, default.queue),
+        consumer_concurrency=keys.optional(
+            "consumer_concurrency", read.whole(1, 256), default.consumer_concurrency
+        ),
+        idempotency_window_hours=keys.optional(
+            "idempotency_window_hours", read.whole(1, 168), default.idempotency_window_hours
+        ),
+        reconciliation_schedule=keys.optional(
+            "reconciliation_schedule", read.cron, default.reconciliation_schedule
+        ),
+        max_future_minutes=keys.optional(
+            "max_future_minutes", read.whole(0, 1440), default.max_future_minutes
+        ),
+        max_age_days=keys.optional("max_age_days", read.whole(1, 3650), default.max_age_days),
+        window_retention_hours=retention_hours,
+        allowed_lateness_hours=keys.optional("allowed_lateness_hours", read.whole(0, 8784), retention_hours),
+        epoch_interval_seconds=keys.optional(
+            "epoch_interval_seconds", read.decimal("0.05", "60", places=6), default.epoch_interval_seconds
+        ),
+    )
+    keys.finish()
+    return metering
+
+
+def _alerts(keys: Section) -> AlertSettings:
+    default = AlertSettings()
+    sections = keys.sections("webhooks")
+    alerts = AlertSettings(
+        webhooks=tuple(_webhook(section, index) for index, section in enumerate(sections)),
+        retry_schedule_seconds=keys.several(
+            "retry_schedule_seconds",
+            read.decimal("0", "2592000", places=3),
+            default.retry_schedule_seconds,
+            count_max=50,
+        ),
+        timeout_seconds=keys.optional("timeout_seconds", read.whole(1, 30), default.timeout_seconds),
+        drain_seconds=keys.optional("drain_seconds", read.whole(0, 300), default.drain_seconds),
+    )
+    first: dict[str, Section] = {}
+    for section, webhook in zip(sections, alerts.webhooks, strict=True):
+        earlier = first.setdefault(webhook.name, section)
+        if earlier is not section:
+            section.problem("name", f"is already the name of {earlier.path}, got {webhook.name!r}")
+    keys.finish()
+    return alerts
+
+
+def _webhook(keys: Section, index: int) -> WebhookSettings:
+    webhook = WebhookSettings(
+        name=keys.optional("name", _WEBHOOK_NAME, f"webhook-{index}"),
+        url=keys.required("url", read.url, ""),
+        secret_env=keys.several("secret_env", read.variable_name, (), count_max=8),
+        secret_files=keys.several("secret_file", read.file_name, (), count_max=8),
+        allow_private=keys.optional("allow_private", read.flag, default=False),
+    )
+    if webhook.url.lower().startswith("http://") and not webhook.allow_private:
+        keys.problem(
+            "url", "must begin with https:// (http:// is for private addresses, with allow_private: true)"
+        )
+    is_literal = keys.refuse(
+        "secret", "must not stand in this file: name a variable with secret_env or a file with secret_file"
+    )
+    if keys.is_mapping and not (is_literal or keys.given("secret_env") or keys.given("secret_file")):
+        keys.problem(None, "has no secret: name a variable with secret_env or a file with secret_file")
+    keys.finish()
+    return webhook
