@@ -21,7 +21,7 @@ def reason_of(line: bytes) -> str:
 
 
 def nested(depth: int) -> bytes:
-    """A plain event that nests `depth` deep, itself included, with a shallow neighbour that must not count."""
+    """A plain event that nests `depth` deep, itself included, with a shallow neighbour beside it."""
     return raw(y=[[], []])[:-1] + b', "x": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
 
 
