@@ -200,9 +200,7 @@ class UsageEvent(BaseModel):
                 "inconsistent_usage", "cache_read_tokens + cache_write_tokens exceed input_tokens"
             )
         if self.cache_write_1h_tokens > self.cache_write_tokens:
-            raise PydanticCustomError(
-                "inconsistent_usage", "cache_write_1h_tokens exceed cache_write_tokens"
-            )
+            raise PydanticCustomError("inconsistent_usage", "cache_write_1h_tokens exceed cache_write_tokens")
         if self.reasoning_tokens > self.output_tokens:
             raise PydanticCustomError("inconsistent_usage", "reasoning_tokens exceed output_tokens")
         return self
@@ -231,8 +229,9 @@ def parse_line(line: bytes) -> tuple[UsageEvent, tuple[str, ...]]:
     """Read one line: the event, and the names of the fields that the contract does not know.
 
     Raises:
-        InvalidEvent: with the first reason that applies, in the order of `QuarantineReason`
-            (fields in the contract's order).
+        InvalidEvent: with the first reason that applies. The line is judged as a whole first, in
+            the order of `QuarantineReason`, then its fields one by one in the contract's order, then
+            whether its token counts fit together.
     """
     if len(line) > LINE_BYTES_MAX:
         raise InvalidEvent(QuarantineReason.LINE_TOO_LONG, f"the line has {len(line)} bytes")
@@ -250,7 +249,7 @@ def parse_text(text: str) -> tuple[UsageEvent, tuple[str, ...]]:
     if "\\u" in text and _has_lone_surrogate(text):
         raise InvalidEvent(QuarantineReason.INVALID_UTF8, "an escape names half a surrogate pair")
     document = _read_object(text.removeprefix("\ufeff"))
-    if "specversion" in document:
+    if document.get("specversion") is not None:
         document, unknown = _open_envelope(document)
     else:
         unknown = tuple(name for name in document if name not in _FIELD_ORDER)
@@ -316,38 +315,55 @@ _DECODER = json.JSONDecoder(
 )
 
 
+_DECODER_OF_DUPLICATES = json.JSONDecoder(
+    parse_int=_read_int, parse_float=_Float, parse_constant=_refuse_constant
+)
+
+
 def _read_object(text: str) -> dict[str, Any]:
+    if _nests_deeper_than(text, NESTING_MAX):
+        raise InvalidEvent(QuarantineReason.INVALID_JSON, "the nesting is too deep")
     try:
-        document = _DECODER.decode(text)
+        document = _decode(text, _DECODER)
     except _DuplicateKeyError as exc:
+        _decode(text, _DECODER_OF_DUPLICATES)  # what follows may not even be JSON, and that counts first
         raise InvalidEvent(
             QuarantineReason.DUPLICATE_FIELD, f"the key {exc.args[0]!r} stands twice in one object"
         ) from None
-    except RecursionError:
-        raise InvalidEvent(QuarantineReason.INVALID_JSON, "the nesting is too deep") from None
-    except _NotJsonError as exc:
-        raise InvalidEvent(QuarantineReason.INVALID_JSON, exc.args[0]) from None
-    except json.JSONDecodeError as exc:
-        raise InvalidEvent(
-            QuarantineReason.INVALID_JSON, f"{exc.msg} at character {exc.pos}"[:200]
-        ) from None
-    if _nests_deeper_than(document, NESTING_MAX):
-        raise InvalidEvent(QuarantineReason.INVALID_JSON, "the nesting is too deep")
     if not isinstance(document, dict):
         raise InvalidEvent(QuarantineReason.NOT_AN_OBJECT, "the line is JSON, but not an object")
     return document
 
 
-def _nests_deeper_than(document: object, limit: int) -> bool:
-    level: list[object] = [document]
-    for _ in range(limit):
-        level = [
-            child
-            for node in level
-            if isinstance(node, (dict, list))
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-    return any(isinstance(node, (dict, list)) for node in level)
+def _decode(text: str, decoder: json.JSONDecoder) -> object:
+    try:
+        return decoder.decode(text)
+    except _NotJsonError as exc:
+        raise InvalidEvent(QuarantineReason.INVALID_JSON, exc.args[0]) from None
+    except json.JSONDecodeError as exc:
+        problem = exc.msg.removesuffix(" at")
+        raise InvalidEvent(QuarantineReason.INVALID_JSON, f"{problem} at character {exc.pos}") from None
+
+
+_BRACKET = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
+
+
+def _nests_deeper_than(text: str, limit: int) -> bool:
+    # Counted before the text is parsed: a parser's own limit depends on how deep its caller stands.
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    depth, inside_string = 0, False
+    for match in _BRACKET.finditer(text):
+        mark = match[0]
+        if mark == '"':
+            inside_string = not inside_string
+        elif mark in "[{" and not inside_string:
+            depth += 1
+            if depth > limit:
+                return True
+        elif mark in "]}" and not inside_string:
+            depth -= 1
+    return False
 
 
 def _open_envelope(envelope: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
