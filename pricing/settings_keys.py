@@ -7,6 +7,7 @@ sentence. Readers of addresses and of secrets never repeat what they were given.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import zoneinfo
 from collections.abc import Callable, Iterable
@@ -257,15 +258,18 @@ def matching(pattern: str, sentence: str) -> Callable[[str], str]:
 
 def timezone(text: str) -> str:
     """The IANA name of a time zone."""
-    # zoneinfo reads the host's or tzdata's files, which is as near to IO as this package comes: they are
-    # constants that Python chooses not to carry in its code. "localtime" is the one name among them
-    # that means something else on every host, and "Factory" means that nobody has chosen yet.
-    known = zoneinfo.available_timezones() - {"localtime", "Factory"} if text != "UTC" else {"UTC"}
-    if text not in known:
-        raise Unfit(
-            f"must be a time zone such as Europe/Vienna, got {shown(text)}{closest(text, sorted(known))}"
-        )
+    if text != "UTC" and text not in _timezones():
+        hint = closest(text, sorted(_timezones()))
+        raise Unfit(f"must be a time zone such as Europe/Vienna, got {shown(text)}{hint}")
     return text
+
+
+@functools.cache
+def _timezones() -> frozenset[str]:
+    # zoneinfo reads the host's or tzdata's files, which is as near to IO as this package comes: they are
+    # constants that Python chooses not to carry in its code. "localtime" is the one name among them that
+    # means something else on every host, and "Factory" means that nobody has chosen yet.
+    return frozenset(zoneinfo.available_timezones()) - {"localtime", "Factory"}
 
 
 def cron(text: str) -> str:
