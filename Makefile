@@ -68,8 +68,8 @@ bench: $(STAMP) ## Run the benchmarks in full
 kafka: $(STAMP) ## Start Apache Kafka, one node, on loopback, until Ctrl-C (Java 17 and Maven; KAFKA_PORT=9092)
 	@$(BIN)/python -m tests.kafka_broker serve --port $(KAFKA_PORT)
 
-kafka-test: $(STAMP) ## Run every Kafka test on a real Apache Kafka, on free ports (Java 17 and Maven)
-	@$(BIN)/python -m tests.kafka_broker run -- $(BIN)/python -m pytest -m kafka $(ARGS)
+kafka-test: $(STAMP) ## Run every Kafka test on a real Apache Kafka, on a free port (Java 17 and Maven)
+	@$(BIN)/python -m tests.kafka_broker run -- $(BIN)/python -m pytest -m "kafka or broker" $(ARGS)
 
 up: ## Build and start Kafka, ClickHouse and the job in containers (Docker; set CLICKHOUSE_PASSWORD)
 	@docker compose up --build -d
