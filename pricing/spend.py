@@ -12,7 +12,7 @@ closed by the same rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -21,7 +21,7 @@ import polars as pl
 
 from pricing.cap import CapAlert, alert_id
 from pricing.money import PICO, from_pico, to_pico
-from pricing.settings import LimitSettings, caps_for, thresholds
+from pricing.settings import LimitSettings, caps_for, timezone_for
 from pricing.windows import day_window, month_window
 
 WindowKey = tuple[str, str, str, int]
@@ -53,10 +53,10 @@ class _Group:
 class SpendBook:
     """The windows of some tenants. `changed` collects the keys touched since `take_changed`."""
 
-    def __init__(self, limits: LimitSettings) -> None:
+    def __init__(self, limits: LimitSettings, thresholds: Sequence[Decimal]) -> None:
         self.windows: dict[WindowKey, SpendWindow] = {}
         self._limits = limits
-        self._thresholds = thresholds(limits)
+        self._thresholds = thresholds
         self._changed: dict[WindowKey, None] = {}
 
     def add(self, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
@@ -111,18 +111,18 @@ class SpendBook:
 
     def _windows_of(self, record: dict[str, Any]) -> Iterator[_Group]:
         tenant, feature = record["tenant_id"], record.get("feature_id", "")
-        caps = caps_for(self._limits, tenant, feature)
+        zone = timezone_for(self._limits, tenant)
         amount, events = to_pico(record["price"]), record["events"]
+        scopes = [("", caps_for(self._limits, tenant))]
+        if feature:
+            scopes.append((feature, caps_for(self._limits, tenant, feature)))
         for kind, bounds in (("day", day_window), ("month", month_window)):
-            start, end = bounds(record["day_start_ms"], caps.timezone)
-            tenant_cap, feature_cap = (
-                (caps.tenant.daily_cap, caps.feature.daily_cap)
-                if kind == "day"
-                else (caps.tenant.monthly_cap, caps.feature.monthly_cap)
-            )
-            yield _Group((tenant, "", kind, start), end, amount, events, tenant_cap)
-            if feature_cap is not None:
-                yield _Group((tenant, feature, kind, start), end, amount, events, feature_cap)
+            start, end = bounds(record["day_start_ms"], zone)
+            for scope, caps in scopes:
+                cap = caps.daily_cap if kind == "day" else caps.monthly_cap
+                # A feature's spend is kept only where a cap asks for it; the tenant's always.
+                if cap is not None or not scope:
+                    yield _Group((tenant, scope, kind, start), end, amount, events, cap)
 
     def _cross(
         self, key: WindowKey, window: SpendWindow, before_pico: int, rows: pl.DataFrame

@@ -1,0 +1,262 @@
+"""A Kafka topic as a source: one Bytewax partition a Kafka partition, one item a poll.
+
+Delivery: the snapshot of a partition is the offset after the last message that left in the epoch. A
+crash before it is durable reads from the older offset again. The group's committed offsets are for
+lag tools only: they follow the snapshots once those are durable, and are never resumed from. An
+offset that the broker no longer has stops the job (`auto.offset.reset=error`): jumping over what was
+not read would lose it in silence.
+
+Bounds: `POLL_MESSAGES` a poll, `QUEUE_KILOBYTES` of prefetch a partition, `METADATA_TIMEOUT_SECONDS`
+for the first answer of a broker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from urllib.parse import urlsplit
+
+import numpy as np
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from dataflows.batch import Partition, RawBatch
+from dataflows.file_source import AbsentPartition, FileState, InputError
+from dataflows.lifecycle import EpochLifecycle, Turn
+
+POLL_MESSAGES = 10_000
+POLL_BYTES = 8 * 1024 * 1024
+QUEUE_KILOBYTES = 16_384
+METADATA_TIMEOUT_SECONDS = 10
+GROUP = "meterline"
+
+_IDLE = timedelta(milliseconds=5)
+_PASSING = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+"""Errors that librdkafka recovers from by itself; the partition waits meanwhile."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaTopic:
+    """Where events come from: `kafka://host:port[,host:port]/topic`."""
+
+    bootstrap: str
+    topic: str
+
+    @property
+    def client_config(self) -> dict[str, str | int | bool]:
+        """What every client of this broker needs."""
+        return {"bootstrap.servers": self.bootstrap}
+
+
+def parse_topic(url: str) -> KafkaTopic:
+    """Read a `kafka://` URL.
+
+    Raises:
+        InputError: it names no broker or no topic.
+    """
+    parts = urlsplit(url)
+    topic = parts.path.strip("/")
+    if not parts.netloc or not topic or "/" in topic:
+        raise InputError(f"{url} is not kafka://host:port/topic")
+    return KafkaTopic(parts.netloc, topic)
+
+
+def find_partitions(topic: KafkaTopic) -> tuple[int, ...]:
+    """The partitions that the topic has now.
+
+    Raises:
+        InputError: no broker answers, or the topic does not exist.
+    """
+    errors: list[str] = []
+    # Without a logger librdkafka prints its connection attempts on standard error.
+    config = {**topic.client_config, "group.id": GROUP, "error_cb": lambda error: errors.append(error.str())}
+    consumer = Consumer(config, logger=_log)
+    try:
+        metadata = consumer.list_topics(topic.topic, timeout=METADATA_TIMEOUT_SECONDS)
+    except KafkaException:
+        raise InputError(f"no Kafka broker answers at {topic.bootstrap}") from None
+    finally:
+        consumer.close()
+    found = metadata.topics[topic.topic]
+    if found.error is not None or not found.partitions:
+        raise InputError(f"the Kafka topic {topic.topic} does not exist at {topic.bootstrap}")
+    return tuple(sorted(found.partitions))
+
+
+class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
+    """One partition of a topic. `end_offset`, where given, ends it there."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        consumer: Consumer,
+        next_offset: int | None,
+        end_offset: int | None,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._partition = partition
+        self._consumer = consumer
+        self._next_offset = next_offset
+        self._end_offset = end_offset
+        self._now_ms = now_ms
+        self._lifecycle = EpochLifecycle()
+        self._awake_at: datetime | None = None
+        self._live = True
+        self._durable: list[int | None] = [None]
+
+    def next_batch(self) -> list[RawBatch]:
+        """What the consumer has prefetched; when idle, one heartbeat an epoch."""
+        self._awake_at = None
+        turn = self._lifecycle.turn()
+        if turn is Turn.READ:
+            messages = self._poll()
+            if messages:
+                self._lifecycle.sent()
+                return [self._batch(messages)]
+            if self._at_end():
+                self._lifecycle.end_of_input()
+            self._awake_at = datetime.now(timezone.utc) + _IDLE
+            turn = self._lifecycle.idle_turn()
+        if turn is Turn.END:
+            raise StopIteration
+        if turn is Turn.WAIT:
+            self._awake_at = datetime.now(timezone.utc) + _IDLE
+            return []
+        self._lifecycle.sent()
+        return [RawBatch.heartbeat(self._partition, self._next_offset or 0, self._live)]
+
+    def next_awake(self) -> datetime | None:
+        """Poll again in a few milliseconds when there was nothing."""
+        return self._awake_at
+
+    def snapshot(self) -> FileState:
+        """The next offset. The one of the epoch before is durable by now, and is committed."""
+        self._lifecycle.close_epoch()
+        durable = self._durable.pop(0)
+        self._durable.append(self._next_offset)
+        if durable is not None:
+            self._commit(durable)
+        return (-1 if self._next_offset is None else self._next_offset, 0)
+
+    def close(self) -> None:
+        """Leave the broker. Nothing is committed here: this epoch may never become durable."""
+        self._consumer.close()
+
+    def _at_end(self) -> bool:
+        return self._end_offset is not None and (self._next_offset or 0) >= self._end_offset
+
+    def _commit(self, offset: int) -> None:
+        try:
+            self._consumer.commit(
+                offsets=[TopicPartition(self._partition.source, self._partition.number, offset)], asynchronous=True
+            )
+        except KafkaException as exc:
+            _log.warning("offsets for lag tools were not committed", extra={"reason": str(exc)})
+
+    def _poll(self) -> list[Message]:
+        if self._at_end():
+            return []
+        messages = []
+        for message in self._consumer.consume(POLL_MESSAGES, timeout=0):
+            error = message.error()
+            if error is None:
+                if self._end_offset is None or message.offset() < self._end_offset:
+                    messages.append(message)
+                self._live = True
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._live = False
+                # Control records at the end have offsets but no messages.
+                if self._end_offset is not None and not messages:
+                    self._next_offset = max(self._next_offset or 0, message.offset())
+            elif error.code() not in _PASSING:
+                raise InputError(self._refusal(error))
+        return messages
+
+    def _refusal(self, error: KafkaError) -> str:
+        name = self._partition.name
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            return (
+                f"Kafka no longer has offset {self._next_offset} of {name}: messages were deleted before "
+                "they were read, or the topic was created anew; nothing was skipped, and the job has stopped"
+            )
+        return f"Kafka refuses to serve {name}: {error.str()}"
+
+    def _batch(self, messages: list[Message]) -> RawBatch:
+        values = [message.value() or b"" for message in messages]
+        offsets = np.array([message.offset() for message in messages], np.int64)
+        clock = self._now_ms()
+        arrivals = np.array(
+            [stamp if kind else clock for kind, stamp in (message.timestamp() for message in messages)], np.int64
+        )
+        self._next_offset = int(offsets[-1]) + 1
+        data = b"\n".join(values) + b"\n"
+        counts = np.array([value.count(b"\n") + 1 for value in values], np.int64)
+        if data.count(b"\n") == len(values):
+            lines = np.zeros(len(values), np.int32)
+        else:
+            firsts = np.repeat(np.cumsum(counts) - counts, counts)
+            lines = (np.arange(len(firsts)) - firsts).astype(np.int32)
+            offsets, arrivals = np.repeat(offsets, counts), np.repeat(arrivals, counts)
+        return RawBatch(
+            self._partition, data, offsets, lines, arrivals, self._next_offset, self._live, age_limited=True
+        )
+
+
+@dataclass(frozen=True)
+class KafkaSource(FixedPartitionedSource[RawBatch, FileState]):
+    """The topic's partitions as found at start, among all inputs that the state directory knows.
+
+    `to_end` makes the job end where the topic ended when it started; otherwise it follows for ever.
+    """
+
+    topic: KafkaTopic
+    partitions: Mapping[str, Partition]
+    chosen: frozenset[str]
+    to_end: bool
+    now_ms: Callable[[], int]
+
+    def list_parts(self) -> list[str]:
+        """Every input ever known: Bytewax cannot resume with fewer than it has state for."""
+        return list(self.partitions)
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: FileState | None
+    ) -> StatefulSourcePartition[RawBatch, FileState]:
+        """Assign the partition at the offset that the last durable epoch left."""
+        if for_part not in self.chosen:
+            return AbsentPartition(resume_state)
+        partition = self.partitions[for_part]
+        offset = resume_state[0] if resume_state is not None and resume_state[0] >= 0 else None
+        consumer = Consumer(
+            {
+                **self.topic.client_config,
+                "group.id": GROUP,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "queued.max.messages.kbytes": QUEUE_KILOBYTES,
+                "fetch.wait.max.ms": 50,
+            },
+            logger=_log,
+        )
+        start = OFFSET_BEGINNING if offset is None else offset
+        consumer.assign([TopicPartition(partition.source, partition.number, start)])
+        end = None
+        if self.to_end:
+            where = TopicPartition(partition.source, partition.number)
+            _, end = consumer.get_watermark_offsets(where, timeout=METADATA_TIMEOUT_SECONDS)
+        return KafkaPartition(partition, consumer, offset, end, self.now_ms)

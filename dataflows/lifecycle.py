@@ -1,0 +1,56 @@
+"""What every source partition shares: a heartbeat an epoch, and an end that waits for its last block.
+
+A block is published one epoch after the one that brought it (see `sinks.publish`), so a partition
+that has nothing more to read stays for one more epoch: it sends a heartbeat, which reaches the sinks
+only once its last data is durable, and ends then. When the job exits 0, everything is published.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Turn(Enum):
+    """What a partition does when it is asked for its next batch."""
+
+    READ = "read"
+    HEARTBEAT = "heartbeat"
+    WAIT = "wait"
+    END = "end"
+
+
+class EpochLifecycle:
+    """Counts the epochs of one partition, from its own snapshots."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._awake = False
+        self._ended_in: int | None = None
+
+    def close_epoch(self) -> None:
+        """Call from `snapshot`."""
+        self._epoch += 1
+        self._awake = False
+
+    def sent(self) -> None:
+        """Call when a batch leaves: it wakes every step of this epoch, as a heartbeat would."""
+        self._awake = True
+
+    def end_of_input(self) -> None:
+        """Call once when there is nothing more to read, ever."""
+        if self._ended_in is None:
+            self._ended_in = self._epoch
+
+    def turn(self) -> Turn:
+        """What to do now; after `READ` found nothing, ask `idle_turn`."""
+        if self._ended_in is None:
+            return Turn.READ
+        if self._epoch == self._ended_in:
+            return Turn.WAIT
+        if self._awake:
+            return Turn.END
+        return Turn.HEARTBEAT
+
+    def idle_turn(self) -> Turn:
+        """Nothing to read for now: one heartbeat an epoch, so that yesterday's block gets published."""
+        return Turn.WAIT if self._awake else Turn.HEARTBEAT

@@ -1,0 +1,167 @@
+"""The state directory: who holds it, which inputs it knows, and the numbers that must never change.
+
+Layout: `lock` · `job.json` · `recovery/` (Bytewax) · `dedupe/shard-NN/` · `spend/shard-NN/` (segment
+files) · `staged/` (blocks on their way to ClickHouse) · `outbox.sqlite3`.
+
+`job.json` is written once and then only grows: the hash seed and the counts of shards decide where
+every key lives, and each input keeps its ordinal for ever, because dedupe entries hold it.
+Delivery: it is replaced by rename after an fsync; a crash leaves the old or the new file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from bytewax.recovery import init_db_dir
+
+from dataflows.batch import Partition
+from dataflows.segments import CorruptStateError, fsync_directory
+
+SHARDS = 8
+"""Virtual shards of dedupe and of spend: the most workers that can share the work of one job."""
+
+RECOVERY_PARTITIONS = 4
+PARTITIONS_MAX = 65_535
+"""Inputs that one state directory can ever know: their ordinals are 16-bit."""
+
+LOCK_HELD_ENV = "METERLINE_STATE_LOCKED_BY"
+"""Set by the process that holds the lock for the workers that it starts."""
+
+
+class StateHeldError(Exception):
+    """Another job works on the state directory. The message names its process."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What `job.json` holds."""
+
+    directory: Path
+    hash_seed: int
+    shards: int
+    sink_partitions: int
+    partitions: Mapping[str, Partition]
+
+    @property
+    def recovery(self) -> Path:
+        """Bytewax's recovery store."""
+        return self.directory / "recovery"
+
+    @property
+    def outbox(self) -> Path:
+        """Alerts on their way out."""
+        return self.directory / "outbox.sqlite3"
+
+
+class StateLock:
+    """An exclusive hold on a state directory, for the life of the process or until `release`."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @classmethod
+    def acquire(cls, directory: Path) -> StateLock:
+        """Take the lock.
+
+        Raises:
+            StateHeldError: another process has it.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StateHeldError(
+                f"the state directory {directory} is in use by another Meterline job (process {holder})"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        return cls(path, descriptor)
+
+    def release(self) -> None:
+        """Let the next job in."""
+        os.close(self._descriptor)
+
+
+def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitions: int) -> JobState:
+    """Open or begin a state directory, with these inputs (source, number) added to those it knows.
+
+    Call it with the lock held. `sink_partitions` may grow from run to run, never shrink: a block
+    that is staged for one must find it again.
+
+    Raises:
+        CorruptStateError: `job.json` cannot be read.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "job.json"
+    known = _read(path)
+    partitions = {partition.name: partition for partition in known.partitions.values()}
+    for source, number in inputs:
+        partition = Partition(len(partitions), source, number)
+        partitions.setdefault(partition.name, partition)
+    if len(partitions) > PARTITIONS_MAX:
+        raise CorruptStateError(f"{directory} would know more than {PARTITIONS_MAX} inputs: begin a new one")
+    state = JobState(
+        directory,
+        known.hash_seed,
+        known.shards,
+        max(known.sink_partitions, sink_partitions),
+        MappingProxyType(partitions),
+    )
+    if state != known or not path.exists():
+        _write(path, state)
+    recovery = state.recovery
+    if not any(recovery.glob("part-*.sqlite3")):
+        recovery.mkdir(exist_ok=True)
+        init_db_dir(recovery, RECOVERY_PARTITIONS)
+    return state
+
+
+def _read(path: Path) -> JobState:
+    if not path.exists():
+        return JobState(path.parent, secrets.randbits(63), SHARDS, 0, MappingProxyType({}))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        partitions = [
+            Partition(ordinal, entry["source"], entry["number"])
+            for ordinal, entry in enumerate(content["partitions"])
+        ]
+        return JobState(
+            path.parent,
+            int(content["hash_seed"]),
+            int(content["shards"]),
+            int(content["sink_partitions"]),
+            MappingProxyType({partition.name: partition for partition in partitions}),
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        raise CorruptStateError(f"the state file {path} cannot be read ({type(exc).__name__})") from None
+
+
+def _write(path: Path, state: JobState) -> None:
+    content = {
+        "hash_seed": state.hash_seed,
+        "shards": state.shards,
+        "sink_partitions": state.sink_partitions,
+        "partitions": [
+            {"source": partition.source, "number": partition.number}
+            for partition in state.partitions.values()
+        ],
+    }
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    fsync_directory(path.parent)

@@ -1,0 +1,222 @@
+"""Deferred publishing: rows reach ClickHouse once, whatever dies when.
+
+Theory of operation. Within an epoch rows are only collected. At the epoch's snapshot they are
+written to files under `staged/`, one block a table, each with a token that is never used again; the
+snapshot names them as pending. At the next snapshot, when the epoch that staged them is durable on
+every worker, each pending block is inserted with its token. On resume whatever is pending is inserted
+again: ClickHouse drops a block whose token it has seen.
+
+Delivery, exactly once in effect. A crash before the snapshot that names a block is durable: the epoch
+is replayed and staged anew under other tokens, the old files are orphans. A crash after it and before,
+during or after the insert: the same file is inserted with the same token on resume. Nothing is sent
+from `close`, which also runs when the epoch will be thrown away.
+
+Bounds: `BLOCK_ROWS_MAX` rows a block, so that an insert is one block of ClickHouse;
+`RETRY_SECONDS_MAX` of retries for an insert that fails for a passing reason, then the job stops with
+everything staged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from sinks.clickhouse import ClickHouseUnavailableError
+
+BLOCK_ROWS_MAX = 500_000
+RETRY_SECONDS_MAX = 300
+_RETRY_PAUSE_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+INSERT_SETTINGS: dict[str, Any] = {
+    "async_insert": 0,
+    # One block in, one block stored: a token stands for exactly these rows.
+    "max_insert_block_size": 2 * BLOCK_ROWS_MAX,
+    "min_insert_block_size_rows": 2 * BLOCK_ROWS_MAX,
+    "min_insert_block_size_bytes": 0,
+    # History may span any number of months.
+    "max_partitions_per_insert_block": 0,
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBlock:
+    """One block on its way: a file of Arrow IPC under `staged/`, the table and the insert's token."""
+
+    table: str
+    file: str
+    token: str
+    rows: int
+
+
+class BlockStage:
+    """Files of staged blocks of one sink partition, under names that are never used twice."""
+
+    def __init__(self, directory: Path, owner: str) -> None:
+        self._directory = directory
+        self._owner = owner
+        self._doomed: list[list[str]] = [[], []]
+
+    def open(self, pending: tuple[StagedBlock, ...]) -> None:
+        """Make the directory, and remove what a crash left of epochs that never became durable."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        wanted = {block.file for block in pending}
+        for path in self._directory.glob(f"{self._owner}-*.arrow"):
+            if path.name not in wanted:
+                path.unlink()
+
+    def write(self, table: str, frame: pl.DataFrame) -> StagedBlock:
+        """Write one block durably."""
+        name = f"{self._owner}-{uuid.uuid4().hex}.arrow"
+        with (self._directory / name).open("wb") as file:
+            frame.write_ipc_stream(file, compat_level=pl.CompatLevel.oldest())
+            file.flush()
+            os.fsync(file.fileno())
+        return StagedBlock(table, name, f"meterline/{name}", len(frame))
+
+    def seal(self) -> None:
+        """Make the names of the blocks written so far durable, before a snapshot names them."""
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read(self, block: StagedBlock) -> bytes:
+        """The bytes of a block.
+
+        Raises:
+            ClickHouseUnavailableError: the file is gone, so that the block cannot be published.
+        """
+        try:
+            return (self._directory / block.file).read_bytes()
+        except OSError as exc:
+            raise ClickHouseUnavailableError(
+                f"the staged block {self._directory / block.file} cannot be read: {exc.strerror}"
+            ) from exc
+
+    def discard(self, blocks: tuple[StagedBlock, ...]) -> None:
+        """These are published; their files go two snapshots later, when no resume can name them."""
+        self._doomed[-1] += [block.file for block in blocks]
+
+    def collect(self) -> None:
+        """Call once a snapshot: delete what was discarded two snapshots ago."""
+        for name in self._doomed.pop(0):
+            (self._directory / name).unlink(missing_ok=True)
+        self._doomed.append([])
+
+
+def insert_block(client: Client, block: StagedBlock, data: bytes, sleep: Callable[[float], None]) -> None:
+    """Insert one block under its token, again and again while ClickHouse is away.
+
+    Raises:
+        ClickHouseUnavailableError: it still fails after `RETRY_SECONDS_MAX`. The block stays staged.
+    """
+    started = time.monotonic()
+    attempt = 0
+    while True:
+        try:
+            client.raw_insert(
+                block.table,
+                insert_block=data,
+                fmt="ArrowStream",
+                settings={**INSERT_SETTINGS, "insert_deduplication_token": block.token},
+            )
+        except (ClickHouseError, OSError) as exc:
+            if time.monotonic() - started > RETRY_SECONDS_MAX:
+                raise ClickHouseUnavailableError(
+                    f"ClickHouse did not take {block.rows} rows for {block.table} within "
+                    f"{RETRY_SECONDS_MAX} seconds; they stay staged, and the next run publishes them. "
+                    f"The last error was: {_first_line(exc)}"
+                ) from exc
+            pause = _RETRY_PAUSE_SECONDS[min(attempt, len(_RETRY_PAUSE_SECONDS) - 1)]
+            attempt += 1
+            _log.warning(
+                "an insert failed and is tried again",
+                extra={"table": block.table, "rows": block.rows, "attempt": attempt, "error": _first_line(exc)},
+            )
+            sleep(pause)
+        else:
+            return
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0][:300]
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherState:
+    """What a snapshot keeps of one sink partition: blocks staged in that epoch, and its own small memory."""
+
+    pending: tuple[StagedBlock, ...]
+    memory: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Immutable text for the snapshot."""
+        return json.dumps({"pending": [asdict(block) for block in self.pending], "memory": dict(self.memory)})
+
+    @classmethod
+    def from_json(cls, text: str) -> PublisherState:
+        """Inverse of `to_json`."""
+        content = json.loads(text)
+        return cls(tuple(StagedBlock(**block) for block in content["pending"]), content["memory"])
+
+
+class Publisher:
+    """The deferred-publish protocol of one sink partition: `collect` rows, and `turn_epoch` at its snapshot."""
+
+    def __init__(
+        self, client: Client, stage: BlockStage, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._client = client
+        self._stage = stage
+        self._sleep = sleep
+        self._frames: dict[str, list[pl.DataFrame]] = {}
+        self._pending: tuple[StagedBlock, ...] = ()
+        self.published_rows = 0
+
+    def resume(self, pending: tuple[StagedBlock, ...]) -> None:
+        """Publish what the last durable epoch of an earlier run staged; it may be there already."""
+        self._stage.open(pending)
+        self._publish(pending)
+        self._stage.discard(pending)
+
+    def collect(self, table: str, frame: pl.DataFrame) -> None:
+        """Keep rows of this epoch."""
+        if len(frame):
+            self._frames.setdefault(table, []).append(frame)
+
+    def turn_epoch(self) -> tuple[StagedBlock, ...]:
+        """At the snapshot of an epoch: publish what the one before staged, stage what this one collected."""
+        self._stage.collect()
+        published, self._pending = self._pending, ()
+        self._publish(published)
+        self._stage.discard(published)
+        self._pending = tuple(self._staged())
+        if self._pending:
+            self._stage.seal()
+        return self._pending
+
+    def _publish(self, blocks: tuple[StagedBlock, ...]) -> None:
+        for block in blocks:
+            insert_block(self._client, block, self._stage.read(block), self._sleep)
+            self.published_rows += block.rows
+
+    def _staged(self) -> Iterator[StagedBlock]:
+        frames, self._frames = self._frames, {}
+        for table, parts in frames.items():
+            whole = pl.concat(parts)
+            for start in range(0, len(whole), BLOCK_ROWS_MAX):
+                yield self._stage.write(table, whole.slice(start, BLOCK_ROWS_MAX))
