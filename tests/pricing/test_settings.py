@@ -268,6 +268,7 @@ def test_lateness_is_allowed_for_as_long_as_windows_are_kept() -> None:
 )
 def test_a_number_is_what_was_written(written: str, rate: str) -> None:
     assert input_rate(written) == Decimal(rate)
+    assert not input_rate(written).is_signed()
 
 
 @given(

@@ -70,6 +70,7 @@ metering:
         ("\u0661", "must be a number, got '\u0661'"),
         ("$5", "must be a number, got '$5'"),
         ('"5\\n"', "must be a number, got '5\\n'"),
+        ('"5\\u2028"', "must be a number, got '5\\u2028'"),
         ("''", "must be a number, got ''"),
         ("9" * 99, "must be at most 1e9, got " + "9" * 57 + "..."),
         ("[1]", "must be a single value, got a list"),
@@ -91,6 +92,11 @@ def test_a_rate_is_a_plain_number_from_zero(written: str, sentence: str) -> None
         ("{}", ("pricing.rules: is missing",)),
         ("{rules: []}", ("pricing.rules: must have 1 or more entries, got 0",)),
         ("{rules: {model: m}}", ("pricing.rules: must be a list, got a mapping",)),
+        ("{}\nlimits: {tenant: {fallback_model: m}}", ("pricing.rules: is missing",)),
+        (
+            "{rules: [&nameless {input_rate: 0, output_rate: 0}, *nameless]}",
+            ("pricing.rules[0].model: is missing", "pricing.rules[1].model: is missing"),
+        ),
         ("{rules: [~]}", ("pricing.rules[0]: must be a mapping, got nothing",)),
         (
             "{rules: [{}]}",
@@ -302,6 +308,7 @@ NAME_ONLY = "secret_env: must be the name of an environment variable, not the se
         ("secret_env: S, url: 'https://h:0/'", ADDRESS),
         ("secret_env: S, url: 'https://h/a b'", ADDRESS),
         ('secret_env: S, url: "https://h/\\n"', ADDRESS),
+        ('secret_env: S, url: "https://h/\\x7f"', ADDRESS),
         ("secret_env: S, url: 'https://h\\@evil'", ADDRESS),
         ("secret_env: S, url: 'https://u:p@h/'", "url: must not hold a user name or password"),
         (
