@@ -1,0 +1,383 @@
+"""The house's arrows and its pure core, read from the source: who may import what, who knows no clock.
+
+Each rule is a function from (module, source) to findings, and each is shown to fail on a bad source.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ARROWS = {
+    "metering": ("metering",),
+    "pricing": ("pricing", "metering.event"),
+    "sinks": ("sinks", "pricing", "metering.event"),
+    "dataflows": ("dataflows", "sinks", "pricing", "metering.event"),
+    "dashboard": ("dashboard", "pricing"),
+}
+
+# An AI app installs the SDK beside its own packages: each name here is a version conflict that it may meet.
+SDK_PACKAGES = {"confluent_kafka", "pydantic", "pydantic_core", "tiktoken", "typing_extensions"}
+HEAVY_PACKAGES = ("bytewax", "chdb", "clickhouse_connect", "numpy", "pandas", "polars", "pyarrow", "yaml")
+
+# What the pure core may use: an allow-list, so that a module with IO in it has to be argued for here.
+PURE_PACKAGES = {
+    *("__future__", "abc", "array", "base64", "binascii", "bisect", "calendar", "collections", "contextlib"),
+    *("copy", "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "graphlib"),
+    *("hashlib", "heapq", "itertools", "json", "keyword", "math", "numbers", "operator", "re", "statistics"),
+    *("string", "struct", "textwrap", "types", "typing", "typing_extensions", "unicodedata", "zlib"),
+    "urllib.parse",
+    "zoneinfo",  # reads the zone table, which is data of the language as month lengths are
+    *("numpy", "polars", "polars_hash", "pyarrow", "pydantic", "pydantic_core", "yaml"),
+}
+IMPURE_NAMES = {"__import__", "breakpoint", "eval", "exec", "input", "open", "print"}
+IMPURE_ATTRIBUTES = {
+    *("now", "today", "utcnow", "environ", "getenv"),
+    *("random", "shuffle", "sample"),
+    *("fromfile", "genfromtxt", "loadtxt", "memmap", "savez", "tofile", "read_bytes", "read_text"),
+}
+IMPURE_PREFIXES = (
+    "read_csv",
+    "read_ipc",
+    "read_json",
+    "read_ndjson",
+    "read_parquet",
+    "scan_",
+    "sink_",
+    "write_",
+)
+
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+
+
+def modules(*packages: str) -> dict[str, str]:
+    """Dotted name → source of every module of the packages that exist."""
+    found = {}
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = path.read_text(encoding="utf-8")
+    return found
+
+
+def imports(module: str, source: str) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything that a module imports, anywhere in it."""
+    is_package = (ROOT.joinpath(*module.split(".")) / "__init__.py").is_file()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                here = module.split(".") + ["__init__"] * is_package
+                base = ".".join([*here[: -node.level], *([base] if base else [])])
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+
+
+def is_within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def against_the_arrows(module: str, source: str) -> list[str]:
+    allowed = ARROWS[module.split(".", maxsplit=1)[0]]
+    return [
+        f"{module}:{line} imports {name}"
+        for line, name in imports(module, source)
+        if any(is_within(name, package) for package in ("tests", "benchmarks", *ARROWS))
+        and not any(is_within(name, prefix) for prefix in allowed)
+    ]
+
+
+def bytewax_outside_its_rooms(module: str, source: str) -> list[str]:
+    if module.split(".", maxsplit=1)[0] in ("dataflows", "sinks"):
+        return []
+    return [
+        f"{module}:{line} imports {name}"
+        for line, name in imports(module, source)
+        if is_within(name, "bytewax")
+    ]
+
+
+def heavy_in_the_sdk(module: str, source: str) -> list[str]:
+    allowed = SDK_PACKAGES | sys.stdlib_module_names | {"metering"}
+    return [
+        f"{module}:{line} imports {name}"
+        for line, name in imports(module, source)
+        if name.split(".", maxsplit=1)[0] not in allowed
+    ]
+
+
+def impure(module: str, source: str) -> list[str]:
+    found = [
+        (line, f"imports {name}")
+        for line, name in imports(module, source)
+        if not any(is_within(name, package) for package in (*PURE_PACKAGES, *ARROWS))
+    ]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and node.id in IMPURE_NAMES:
+            found.append((node.lineno, f"uses {node.id}"))
+        elif isinstance(node, ast.Attribute) and (
+            node.attr in IMPURE_ATTRIBUTES or node.attr.startswith(IMPURE_PREFIXES)
+        ):
+            found.append((node.lineno, f"uses .{node.attr}"))
+        elif isinstance(node, ast.Call):
+            found += [(node.lineno, reads) for reads in process_dependent(node)]
+    return [f"{module}:{line} {what}" for line, what in sorted(found)]
+
+
+def process_dependent(call: ast.Call) -> list[str]:
+    """Calls whose answer depends on the process and not on their arguments alone."""
+    arguments = len(call.args) + len(call.keywords)
+    if isinstance(call.func, ast.Name) and call.func.id == "hash":
+        return ["uses hash(), which differs between processes"]
+    if isinstance(call.func, ast.Attribute):
+        if call.func.attr == "astimezone" and arguments == 0:
+            return ["uses the host's time zone in .astimezone()"]
+        if call.func.attr == "fromtimestamp" and arguments == 1:
+            return ["uses the host's time zone in .fromtimestamp()"]
+    return []
+
+
+def too_long(module: str, source: str) -> list[str]:
+    found = []
+    lines = source.count("\n")
+    if lines > LINES_MAX:
+        found.append(f"{module} has {lines} lines")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > FUNCTION_LINES_MAX:
+                found.append(f"{module}:{node.lineno} {node.name} has {length} lines")
+    return found
+
+
+def pure_core() -> dict[str, str]:
+    """pricing/, the event contract and the dedupe index, with every module of ours that they import."""
+    everything = modules(*ARROWS)
+    waiting = [
+        name
+        for name in everything
+        if is_within(name, "pricing") or name == "metering.event" or name.startswith("dataflows.dedupe")
+    ]
+    core: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in core:
+            continue
+        core[name] = everything[name]
+        for _, imported in imports(name, everything[name]):
+            waiting += [found for found in (imported, imported.rpartition(".")[0]) if found in everything]
+    return core
+
+
+def findings(rule: object, found: dict[str, str]) -> list[str]:
+    assert callable(rule)
+    return [line for module, source in found.items() for line in rule(module, source)]
+
+
+def test_imports_follow_the_arrows() -> None:
+    assert findings(against_the_arrows, modules(*ARROWS)) == []
+
+
+def test_bytewax_lives_in_dataflows_and_sinks_alone() -> None:
+    assert findings(bytewax_outside_its_rooms, modules(*ARROWS, "benchmarks")) == []
+
+
+def test_the_sdk_imports_nothing_heavy() -> None:
+    assert findings(heavy_in_the_sdk, modules("metering")) == []
+
+
+def test_the_core_knows_no_io_clock_environment_logging_or_randomness() -> None:
+    assert findings(impure, pure_core()) == []
+
+
+def test_the_core_is_what_it_should_be() -> None:
+    assert {"pricing.money", "pricing.cap", "metering.event"} <= pure_core().keys()
+
+
+def test_modules_and_functions_stay_short() -> None:
+    assert findings(too_long, modules(*ARROWS, "benchmarks")) == []
+
+
+def test_no_room_is_a_grab_bag() -> None:
+    names = [name.rpartition(".")[2] for name in modules(*ARROWS, "benchmarks", "tests")]
+    assert {"utils", "util", "helpers", "common", "misc"}.isdisjoint(names)
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "source", "expected"),
+    [
+        (
+            against_the_arrows,
+            "pricing.bad",
+            "import sinks.clickhouse",
+            "pricing.bad:1 imports sinks.clickhouse",
+        ),
+        (against_the_arrows, "pricing.bad", "from sinks import x", "pricing.bad:1 imports sinks.x"),
+        (
+            against_the_arrows,
+            "pricing.bad",
+            "from metering import client",
+            "pricing.bad:1 imports metering.client",
+        ),
+        (against_the_arrows, "pricing.bad", "from ..sinks import x", "pricing.bad:1 imports sinks.x"),
+        (against_the_arrows, "pricing", "from ..sinks import x", "pricing:1 imports sinks.x"),
+        (against_the_arrows, "sinks.bad", "def f():\n    import dataflows", "sinks.bad:2 imports dataflows"),
+        (
+            against_the_arrows,
+            "metering.bad",
+            "from pricing.cap import Cap",
+            "metering.bad:1 imports pricing.cap.Cap",
+        ),
+        (
+            against_the_arrows,
+            "dashboard.bad",
+            "import dataflows.cli",
+            "dashboard.bad:1 imports dataflows.cli",
+        ),
+        (
+            against_the_arrows,
+            "dataflows.bad",
+            "import tests.auditor",
+            "dataflows.bad:1 imports tests.auditor",
+        ),
+        (against_the_arrows, "sinks.good", "from metering.event import TOKENS_MAX", None),
+        (against_the_arrows, "sinks.good", "from metering import event", None),
+        (against_the_arrows, "pricing.good", "from . import money", None),
+        (against_the_arrows, "pricing.good", "import pricing_tables", None),
+        (
+            bytewax_outside_its_rooms,
+            "pricing.bad",
+            "import bytewax.inputs",
+            "pricing.bad:1 imports bytewax.inputs",
+        ),
+        (bytewax_outside_its_rooms, "sinks.good", "from bytewax.outputs import DynamicSink", None),
+        (heavy_in_the_sdk, "metering.bad", "def f():\n    import polars", "metering.bad:2 imports polars"),
+        (heavy_in_the_sdk, "metering.good", "import json, pydantic", None),
+        (impure, "pricing.bad", "import os", "pricing.bad:1 imports os"),
+        (impure, "pricing.bad", "import logging", "pricing.bad:1 imports logging"),
+        (impure, "pricing.bad", "from time import monotonic", "pricing.bad:1 imports time.monotonic"),
+        (impure, "pricing.bad", "import random", "pricing.bad:1 imports random"),
+        (impure, "pricing.bad", "now = datetime.now(timezone.utc)", "pricing.bad:1 uses .now"),
+        (impure, "pricing.bad", "clock = datetime.datetime.utcnow", "pricing.bad:1 uses .utcnow"),
+        (impure, "pricing.bad", "open('card.yaml')", "pricing.bad:1 uses open"),
+        (impure, "pricing.bad", "np.random.default_rng()", "pricing.bad:1 uses .random"),
+        (impure, "pricing.bad", "pl.scan_csv('x')", "pricing.bad:1 uses .scan_csv"),
+        (
+            impure,
+            "pricing.bad",
+            "hash('tenant')",
+            "pricing.bad:1 uses hash(), which differs between processes",
+        ),
+        (
+            impure,
+            "pricing.bad",
+            "at.astimezone()",
+            "pricing.bad:1 uses the host's time zone in .astimezone()",
+        ),
+        (
+            impure,
+            "pricing.good",
+            "from datetime import datetime\nat.astimezone(zone)\nhashlib.sha256(b'')",
+            None,
+        ),
+        (too_long, "pricing.bad", "\n" * 401, "pricing.bad has 401 lines"),
+        (too_long, "pricing.bad", "def f():\n" + "    x = 1\n" * 70, "pricing.bad:1 f has 71 lines"),
+        (too_long, "pricing.good", "def f():\n" + "    x = 1\n" * 69, None),
+    ],
+)
+def test_each_rule_can_fail(rule: object, module: str, source: str, expected: str | None) -> None:
+    assert findings(rule, {module: source}) == ([expected] if expected else [])
+
+
+# argv: a JSON object {import, warm, absent}. Reports what an import must not do, as the exit message.
+PROBE = """
+import importlib, json, os, sys, threading
+asked = json.loads(sys.argv[1])
+found = []
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+FORBIDDEN = {"socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.system",
+             "os.posix_spawn", "sqlite3.connect", "os.mkdir", "os.remove", "os.rename"}
+def watch(event, args):
+    if event in FORBIDDEN:
+        found.append(event)
+    elif event == "open" and isinstance(args[2], int) and args[2] & WRITES:
+        found.append(f"opens {args[0]} to write")
+for name in asked["warm"]:
+    importlib.import_module(name)
+threads = threading.active_count()
+sys.addaudithook(watch)
+for name in asked["import"]:
+    importlib.import_module(name)
+if threading.active_count() != threads:
+    found.append("starts a thread")
+found += [f"pulls in {name}" for name in asked["absent"] if name in sys.modules]
+sys.exit("; ".join(found) or 0)
+"""
+
+
+def what_an_import_does(
+    names: list[str], *, root: Path, warm: tuple[str, ...] = (), absent: tuple[str, ...] = ()
+) -> tuple[int, str]:
+    """Exit code and everything written when the modules are imported in a process of their own.
+
+    Args:
+        names: Modules to import.
+        root: Where they are, and the working directory.
+        warm: Other people's packages, imported before anybody watches: what they do is theirs.
+        absent: Packages that must not have been imported in the end.
+    """
+    asked = json.dumps({"import": names, "warm": warm, "absent": absent})
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", PROBE, asked],  # -B: the interpreter's own caches are no finding
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_importing_our_modules_connects_to_nothing_writes_nothing_and_prints_nothing() -> None:
+    names = [name for name in modules(*ARROWS) if not name.endswith("__main__")]
+    warm = ("bytewax.dataflow", "clickhouse_connect", "confluent_kafka", "httpx", "polars", "pyarrow", "yaml")
+    assert what_an_import_does(names, root=ROOT, warm=warm) == (0, "")
+
+
+def test_importing_the_sdk_loads_nothing_heavy() -> None:
+    names = [name for name in modules("metering") if not name.endswith("__main__")]
+    assert what_an_import_does(names, root=ROOT, absent=HEAVY_PACKAGES) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("print('hello')", "hello"),
+        ("open('left-behind', 'w').close()", "opens left-behind to write"),
+        ("import sqlite3; sqlite3.connect(':memory:').close()", "sqlite3.connect"),
+        ("import socket; socket.socket().bind(('127.0.0.1', 0))", "socket.bind"),
+        (
+            "import threading; threading.Thread(target=threading.Event().wait, args=(5,)).start()",
+            "starts a thread",
+        ),
+        ("import yaml", "pulls in yaml"),
+    ],
+)
+def test_the_import_probe_can_fail(tmp_path: Path, source: str, expected: str) -> None:
+    (tmp_path / "bad.py").write_text(source, encoding="utf-8")
+    code, output = what_an_import_does(["bad"], root=tmp_path, absent=("yaml",))
+    assert (code, output) != (0, "")
+    assert expected in output
