@@ -217,6 +217,6 @@ class Publisher:
     def _staged(self) -> Iterator[StagedBlock]:
         frames, self._frames = self._frames, {}
         for table, parts in frames.items():
-            whole = pl.concat(parts)
+            whole = pl.concat(parts, rechunk=True)
             for start in range(0, len(whole), BLOCK_ROWS_MAX):
                 yield self._stage.write(table, whole.slice(start, BLOCK_ROWS_MAX))

@@ -1,0 +1,154 @@
+"""Where a job reads, writes and keeps its state: from flags, then the environment, then the YAML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from dataflows.file_source import InputError, find_files
+from dataflows.kafka_source import KafkaTopic, find_partitions, parse_topic
+from pricing.settings import Settings, WebhookSettings, load_settings
+from sinks.clickhouse import ClickHouseAddress, parse_address
+from sinks.webhook import Secret, WebhookEndpoint
+
+CONFIG_ENV = "METERLINE_CONFIG"
+SOURCE_ENV = "METERLINE_SOURCE"
+CLICKHOUSE_ENV = "METERLINE_CLICKHOUSE_URL"
+STATE_DIR_ENV = "METERLINE_STATE_DIR"
+TO_END_ENV = "METERLINE_KAFKA_TO_END"
+
+DEFAULT_CONFIG = "meterline.yaml"
+SECRET_BYTES_MAX = 4096
+
+
+class PlanError(Exception):
+    """A connection is missing or cannot be meant. The message is one sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """All that a job needs to know before it touches anything."""
+
+    settings: Settings
+    source: str
+    clickhouse: ClickHouseAddress
+    state_dir: Path
+    to_end: bool
+
+    @property
+    def kafka(self) -> KafkaTopic | None:
+        """The topic, if the source is Kafka."""
+        return parse_topic(self.source) if self.source.startswith("kafka://") else None
+
+
+def read_settings(path: str) -> Settings:
+    """Load `meterline.yaml`.
+
+    Raises:
+        PlanError: the file cannot be read.
+        InvalidSettings: with every problem in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PlanError(f"the config file {path} is not UTF-8 text") from None
+    except OSError as exc:
+        raise PlanError(f"the config file {path} cannot be read: {exc.strerror}") from None
+    return load_settings(text)
+
+
+def plan_job(environment: Mapping[str, str]) -> JobPlan:
+    """A job's plan from the environment (flags are put there by the command line).
+
+    Without a source, the broker's default address and the queue of the config file are meant.
+
+    Raises:
+        PlanError, InvalidSettings, InputError, ValueError: each with a sentence for the operator.
+    """
+    settings = read_settings(environment.get(CONFIG_ENV, DEFAULT_CONFIG))
+    source = environment.get(SOURCE_ENV) or f"kafka://localhost:9092/{settings.metering.queue}"
+    clickhouse = environment.get(CLICKHOUSE_ENV)
+    if not clickhouse:
+        raise PlanError(f"no ClickHouse is named: use --clickhouse or {CLICKHOUSE_ENV}")
+    state_dir = environment.get(STATE_DIR_ENV)
+    if not state_dir:
+        raise PlanError(f"no state directory is named: use --state-dir or {STATE_DIR_ENV}")
+    try:
+        address = parse_address(clickhouse)
+    except ValueError as exc:
+        raise PlanError(str(exc)) from None
+    to_end = environment.get(TO_END_ENV, "") == "1"
+    return JobPlan(settings, source, address, Path(state_dir).absolute(), to_end)
+
+
+def find_inputs(plan: JobPlan) -> tuple[tuple[str, int], ...]:
+    """The inputs that exist now, as (source, number).
+
+    Raises:
+        InputError: there are none, or the source is of no kind that is known.
+    """
+    topic = plan.kafka
+    if topic is not None:
+        return tuple((topic.topic, number) for number in find_partitions(topic))
+    return tuple((path, 0) for path in find_files(file_pattern(plan.source)))
+
+
+def file_pattern(source: str) -> str:
+    """The path or glob of a file source.
+
+    Raises:
+        InputError: it has a scheme other than file.
+    """
+    if source == "-":
+        return source
+    if source.startswith("file://"):
+        return unquote(urlsplit(source.replace("?", "%3F").replace("#", "%23")).path)
+    if "://" in source:
+        raise InputError(
+            f"the source begins with {source.split('://', 1)[0]}://; use kafka://host:port/topic, file:///path or -"
+        )
+    return source
+
+
+def read_webhooks(webhooks: tuple[WebhookSettings, ...], environment: Mapping[str, str]) -> list[WebhookEndpoint]:
+    """Receivers with their secrets, which are read here and nowhere else.
+
+    Raises:
+        PlanError: a secret is missing or malformed; the sentence names where it should be.
+    """
+    endpoints = []
+    for webhook in webhooks:
+        secrets = []
+        for where, text in _secret_texts(webhook, environment):
+            try:
+                secrets.append(Secret.parse(text))
+            except ValueError as exc:
+                raise PlanError(f"the webhook secret in {where} cannot be used: {exc}") from None
+        try:
+            endpoints.append(WebhookEndpoint(webhook.name, webhook.url, tuple(secrets), webhook.allow_private))
+        except ValueError as exc:
+            raise PlanError(str(exc)) from None
+    return endpoints
+
+
+def _secret_texts(webhook: WebhookSettings, environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    found = []
+    for name in webhook.secret_env:
+        if not environment.get(name):
+            raise PlanError(f"the webhook {webhook.name} wants its secret in {name}, which is not set")
+        found.append((name, environment[name]))
+    for file in webhook.secret_files:
+        try:
+            with Path(file).open(encoding="ascii") as stream:
+                found.append((file, stream.read(SECRET_BYTES_MAX).strip()))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise PlanError(f"the secret file {file} cannot be read: {type(exc).__name__}") from None
+    return found
+
+
+def process_environment() -> Mapping[str, str]:
+    """The environment of this process."""
+    return os.environ

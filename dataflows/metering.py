@@ -1,0 +1,197 @@
+"""The metering job, from source to sink.
+
+    read ─▶ decode ─▶ by key ─▶ dedupe ─▶ rate ─▶ by tenant ─▶ spend ─▶ publish
+               │                            │                             ▲
+               └── quarantine, progress ────┴── priced, copies, unpriced ─┘
+
+One item is one poll of one input, thousands of events in columns. Two steps remember something
+(`dedupe`, `spend`); the others are functions. Every poll, the empty heartbeats too, reaches every
+shard and every sink partition, so that each of them takes part in every epoch.
+
+Run it with `meterline run`, or the Bytewax way, with the same environment:
+
+    python -m bytewax.run dataflows.metering -w 2 -r STATE/recovery -s 1 -b 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource
+
+from dataflows.alerts import wall_clock_ms
+from dataflows.batch import Decoded, RawBatch
+from dataflows.counters import PROCESS
+from dataflows.decode import TimeBounds, decode
+from dataflows.file_source import FileSource, FileState
+from dataflows.kafka_source import KafkaSource
+from dataflows.operators import DedupeLogic, SpendLogic, SpendOutput, new_book
+from dataflows.start import Job, prepare_or_exit
+from dataflows.state import JobState
+from dataflows.steps import (
+    HOUR_MS,
+    Judged,
+    Rated,
+    ShardSlice,
+    SpendSlice,
+    peak_of,
+    rate_events,
+    split_by_shard,
+    split_by_tenant,
+)
+from dataflows.tables import duplicate_rows, priced_rows, quarantine_rows
+from pricing.cap import CapAlert
+from pricing.rate_card import RateCard, compile_card
+from pricing.settings import Settings, thresholds
+from sinks.clickhouse import connect
+from sinks.metering_sink import MeteringSink
+from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
+
+DAY_MS = 24 * HOUR_MS
+
+
+def flow() -> Dataflow:
+    """The dataflow as the environment asks for it: what `python -m bytewax.run dataflows.metering` calls.
+
+    Takes the state directory's lock, finds the inputs and migrates the tables.
+
+    Raises:
+        SystemExit: with one sentence for each thing that is wrong.
+    """
+    return build_flow(prepare_or_exit())
+
+
+def build_flow(job: Job) -> Dataflow:
+    """The steps in their order. Nothing is connected before Bytewax runs them."""
+    settings, state = job.plan.settings, job.state
+    card = compile_card(settings.pricing.rules)
+    bounds = TimeBounds(
+        settings.metering.max_future_minutes * 60_000, settings.metering.max_age_days * DAY_MS
+    )
+
+    dataflow = Dataflow("metering")
+    raw = op.input("read", dataflow, _source(job))
+    decoded = op.map("decode", raw, partial(_decode, bounds=bounds))
+    by_key = op.flat_map("by_key", decoded, partial(_by_key, state=state))
+    judged = op.stateful_batch("dedupe", by_key, partial(_dedupe_shard, job=job))
+    rated = op.map_value("rate", judged, partial(_rate, card=card, settings=settings))
+    amounts = op.flat_map("by_tenant", rated, partial(_by_tenant, shards=state.shards))
+    ticks = op.flat_map("ticks", decoded, partial(_ticks, shards=state.shards))
+    spend = op.stateful_batch("spend", op.merge("spend_input", ticks, amounts), partial(_spend_shard, job=job))
+
+    sinks = state.sink_partitions
+    rows = op.merge(
+        "rows",
+        op.flat_map("decoded_rows", decoded, partial(_decoded_rows, sinks=sinks)),
+        op.flat_map("rated_rows", rated, partial(_rated_rows, sinks=sinks)),
+        op.map("spend_rows", spend, partial(_spend_row, sinks=sinks)),
+    )
+    op.output("publish", rows, _sink(job))
+    return dataflow
+
+
+def _source(job: Job) -> FixedPartitionedSource[RawBatch, FileState]:
+    topic = job.plan.kafka
+    if topic is not None:
+        return KafkaSource(topic, job.state.partitions, job.chosen, job.plan.to_end, wall_clock_ms)
+    return FileSource(job.state.partitions, job.chosen, wall_clock_ms)
+
+
+def _decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
+    decoded = decode(batch, bounds)
+    PROCESS.add(read=decoded.read)
+    PROCESS.unknown(decoded.unknown_fields)
+    _count_quarantine(decoded.quarantined["reason"].value_counts().rows())
+    return decoded
+
+
+def _count_quarantine(reasons: list[tuple[str, int]]) -> None:
+    if reasons:
+        PROCESS.quarantine(dict(reasons))
+
+
+def _by_key(decoded: Decoded, state: JobState) -> Iterator[tuple[str, ShardSlice]]:
+    for shard, sliced in split_by_shard(decoded, state.shards, state.hash_seed):
+        yield f"{shard:02d}", sliced
+
+
+def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
+    metering = job.plan.settings.metering
+    window_ms = metering.idempotency_window_hours * HOUR_MS
+    keep_ms = window_ms + metering.allowed_lateness_hours * HOUR_MS
+    return DedupeLogic.build(job.state.directory / "dedupe", resumed, window_ms, keep_ms, _ordinals(job))
+
+
+def _rate(judged: Judged, card: RateCard, settings: Settings) -> Rated:
+    rated = rate_events(judged, card, settings.limits, settings.metering.window_retention_hours)
+    PROCESS.add(priced=len(rated.priced), duplicates=len(rated.duplicates), late=int(rated.priced["late"].sum()))
+    _count_quarantine(rated.quarantined["reason"].value_counts().rows())
+    return rated
+
+
+def _by_tenant(item: tuple[str, Rated], shards: int) -> Iterator[tuple[str, SpendSlice]]:
+    for shard, rows in split_by_tenant(item[1], shards):
+        yield f"{shard:02d}", SpendSlice(shard, rows=rows)
+
+
+def _ticks(decoded: Decoded, shards: int) -> Iterator[tuple[str, SpendSlice]]:
+    tick = peak_of(decoded)
+    for shard in range(shards):
+        yield f"{shard:02d}", SpendSlice(shard, tick=tick)
+
+
+def _spend_shard(resumed: str | None, job: Job) -> SpendLogic:
+    settings = job.plan.settings
+    keep_ms = settings.metering.window_retention_hours * HOUR_MS
+    book = new_book(settings.limits, thresholds(settings))
+    return SpendLogic.build(job.state.directory / "spend", resumed, book, keep_ms, _ordinals(job))
+
+
+def _ordinals(job: Job) -> frozenset[int]:
+    return frozenset(job.state.partitions[name].ordinal for name in job.chosen)
+
+
+def _decoded_rows(decoded: Decoded, sinks: int) -> Iterator[tuple[str, SinkItem]]:
+    own = decoded.partition.ordinal % sinks
+    for number in range(sinks):
+        if number == own:
+            partition = decoded.partition
+            yield str(number), Progress(partition.source, partition.number, decoded.next_offset, decoded.read)
+        else:
+            yield str(number), Heartbeat()
+    if len(decoded.quarantined):
+        yield str(own), TableRows("quarantine_log", quarantine_rows(decoded.quarantined, decoded.partition))
+
+
+def _rated_rows(item: tuple[str, Rated], sinks: int) -> Iterator[tuple[str, SinkItem]]:
+    key, rated = item
+    to = str(int(key) % sinks)
+    if len(rated.priced):
+        yield to, TableRows("priced_events", priced_rows(rated.priced, rated.partition))
+    if len(rated.duplicates):
+        yield to, TableRows("duplicates", duplicate_rows(rated.duplicates, rated.partition))
+    if len(rated.quarantined):
+        yield to, TableRows("quarantine_log", quarantine_rows(rated.quarantined, rated.partition))
+
+
+def _spend_row(item: tuple[str, SpendOutput], sinks: int) -> tuple[str, SinkItem]:
+    key, output = item
+    if isinstance(output, CapAlert):
+        PROCESS.add(alerts=1)
+        return "0", output  # the partition that has the outbox
+    return str(int(key) % sinks), output
+
+
+def _sink(job: Job) -> MeteringSink:
+    address = job.plan.clickhouse
+    return MeteringSink(
+        job.state.sink_partitions,
+        job.state.directory / "staged",
+        partial(connect, address),
+        job.routes.open,
+        wall_clock_ms,
+        lambda rows: PROCESS.add(published_rows=rows),
+    )

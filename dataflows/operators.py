@@ -1,0 +1,263 @@
+"""The two steps that remember, as thin Bytewax adapters: dedupe by shard of keys, spend by shard of tenants.
+
+Delivery. Each keeps its state in memory and, at every snapshot, appends what the epoch added to its
+segment files and hands Bytewax a manifest of them: a few hundred bytes, whatever the state's size. A
+crash before the snapshot is durable resumes from the manifest before it, whose files are still there;
+after it, from the new one. The dedupe index may be ahead of the stream (see `dataflows.dedupe`), the
+spend windows may not: they are read exactly as far as the manifest counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import polars as pl
+from bytewax.operators import StatefulBatchLogic
+
+from dataflows.dedupe import ENTRY_DTYPE, DedupeIndex
+from dataflows.segments import Manifest, SegmentLog, manifest_from_json, manifest_to_json
+from dataflows.steps import HOUR_MS, Judged, ShardSlice, SpendSlice, Tick, conflict_rows, verdict_frames
+from pricing.cap import CapAlert
+from pricing.money import from_pico
+from pricing.settings import LimitSettings
+from pricing.spend import SpendBook, SpendWindow, WindowKey
+from sinks.rows import WindowVersion, WindowVersions
+
+SEGMENT_SPAN_MS = 4 * HOUR_MS
+COMPACT_AFTER = 4
+"""The spend log is rewritten when it holds this many times more records than there are windows."""
+
+_NEVER = -1
+
+
+@dataclass(slots=True)
+class Watermarks:
+    """The greatest event time of each input so far, and which inputs are live.
+
+    Inputs in `expected` that have not been heard of hold everything back.
+    """
+
+    expected: frozenset[int]
+    peaks_ms: dict[int, int] = field(default_factory=dict)
+    live: dict[int, bool] = field(default_factory=dict)
+
+    def before(self, tick: Tick) -> int:
+        """The watermark of the tick's input before this batch; -1 if it had none."""
+        return self.peaks_ms.get(tick.partition.ordinal, _NEVER)
+
+    def advance(self, tick: Tick) -> None:
+        """Take in what a batch says about its input."""
+        ordinal = tick.partition.ordinal
+        self.peaks_ms[ordinal] = max(self.peaks_ms.get(ordinal, _NEVER), tick.peak_ms)
+        self.live[ordinal] = tick.live
+
+    def slowest_ms(self) -> int:
+        """The watermark that every live input has passed; of all inputs where none is live."""
+        if self.expected - self.live.keys():
+            return _NEVER
+        live = [ordinal for ordinal, is_live in self.live.items() if is_live] or list(self.live)
+        return min((self.peaks_ms[ordinal] for ordinal in live), default=_NEVER)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """What a snapshot keeps of one shard: its number, because Bytewax does not tell a resumed one."""
+
+    shard: int
+    manifest: Manifest
+    peaks_ms: dict[int, int]
+
+    def to_json(self) -> str:
+        """Immutable text: Bytewax pickles it later, when the shard has moved on."""
+        return json.dumps(
+            {
+                "shard": self.shard,
+                "manifest": manifest_to_json(self.manifest),
+                "peaks_ms": sorted(self.peaks_ms.items()),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardState:
+        """Inverse of `to_json`."""
+        content = json.loads(text)
+        return cls(content["shard"], manifest_from_json(content["manifest"]), dict(map(tuple, content["peaks_ms"])))
+
+
+class ShardLog:
+    """The segment log of a shard; of a shard that has no state yet it is opened by the first slice that comes."""
+
+    def __init__(self, directory: Path, state: ShardState | None) -> None:
+        self._directory = directory
+        self.shard = -1
+        self._log: SegmentLog | None = None
+        if state is not None:
+            self._open(state.shard, state.manifest)
+
+    def know(self, shard: int) -> None:
+        """Learn the shard's number."""
+        if self._log is None:
+            self._open(shard, ())
+
+    def _open(self, shard: int, manifest: Manifest) -> None:
+        self.shard = shard
+        self._log = SegmentLog.open(self._directory / f"shard-{shard:02d}", manifest, SEGMENT_SPAN_MS)
+
+    @property
+    def segments(self) -> SegmentLog:
+        """The open log."""
+        if self._log is None:
+            raise AssertionError("a snapshot before the first slice")
+        return self._log
+
+
+class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
+    """One shard of keys."""
+
+    def __init__(self, index: DedupeIndex, log: ShardLog, marks: Watermarks, keep_ms: int) -> None:
+        self._index = index
+        self._log = log
+        self._marks = marks
+        self._keep_ms = keep_ms
+
+    @classmethod
+    def build(
+        cls, directory: Path, resumed: str | None, window_ms: int, keep_ms: int, expected: frozenset[int]
+    ) -> DedupeLogic:
+        """Load a shard. `keep_ms` is the window plus the allowed lateness.
+
+        Raises:
+            CorruptStateError: a segment file is missing or damaged.
+        """
+        index = DedupeIndex(window_ms)
+        if resumed is None:
+            return cls(index, ShardLog(directory, None), Watermarks(expected), keep_ms)
+        state = ShardState.from_json(resumed)
+        log = ShardLog(directory, state)
+        for block in log.segments.blocks():
+            index.restore(np.frombuffer(block, ENTRY_DTYPE))
+        return cls(index, log, Watermarks(expected, state.peaks_ms), keep_ms)
+
+    def on_batch(self, values: list[ShardSlice]) -> tuple[Iterable[Judged], bool]:
+        """Judge the slices in the order in which they came."""
+        judged = []
+        for sliced in values:
+            self._log.know(sliced.shard)
+            before = self._marks.before(sliced.tick)
+            self._marks.advance(sliced.tick)
+            if sliced.events.is_empty():
+                continue
+            verdict = self._index.classify(sliced.sightings)
+            originals, duplicates, conflict = verdict_frames(sliced, verdict, before)
+            judged.append(
+                Judged(sliced.tick.partition, originals, duplicates, conflict_rows(sliced.events, conflict))
+            )
+        return judged, StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> str:
+        """Append what the epoch added, let go of what has expired, and name what is left."""
+        added = self._index.take_added()
+        if len(added):
+            times = added["time_ms"]
+            self._log.segments.append(added.tobytes(), int(times.min()), int(times.max()))
+        before_ms = self._marks.slowest_ms() - self._keep_ms
+        self._index.forget(before_ms)
+        self._log.segments.drop_before(before_ms)
+        return ShardState(self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)).to_json()
+
+
+SpendOutput: TypeAlias = "WindowVersions | CapAlert"
+
+
+class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
+    """One shard of tenants."""
+
+    def __init__(self, book: SpendBook, log: ShardLog, records: int, marks: Watermarks, keep_ms: int) -> None:
+        self._book = book
+        self._log = log
+        self._records = records
+        self._marks = marks
+        self._keep_ms = keep_ms
+
+    @classmethod
+    def build(
+        cls, directory: Path, resumed: str | None, new_book: Callable[[], SpendBook], keep_ms: int, expected: frozenset[int]
+    ) -> SpendLogic:
+        """Load a shard. `keep_ms` is the retention of a window after its end.
+
+        Raises:
+            CorruptStateError: a segment file is missing or damaged.
+        """
+        book = new_book()
+        if resumed is None:
+            return cls(book, ShardLog(directory, None), 0, Watermarks(expected), keep_ms)
+        state = ShardState.from_json(resumed)
+        log = ShardLog(directory, state)
+        records = 0
+        for block in log.segments.blocks():
+            for key, window in _windows_from_bytes(block):
+                book.windows[key] = window
+                records += 1
+        return cls(book, log, records, Watermarks(expected, state.peaks_ms), keep_ms)
+
+    def on_batch(self, values: list[SpendSlice]) -> tuple[Iterable[SpendOutput], bool]:
+        """Add the rows to their windows; windows that changed and alerts go on."""
+        frames = []
+        for value in values:
+            self._log.know(value.shard)
+            if value.tick is not None:
+                self._marks.advance(value.tick)
+            if value.rows is not None:
+                frames.append(value.rows)
+        if not frames:
+            return [], StatefulBatchLogic.RETAIN
+        touched, alerts = self._book.add(pl.concat(frames))
+        changed = [(key, self._book.windows[key]) for key in touched]
+        return [_versions(changed), *alerts], StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> str:
+        """Append the windows that the epoch changed, let go of what has expired, and name what is left."""
+        self._book.forget(self._marks.slowest_ms() - self._keep_ms)
+        changed = self._book.take_changed()
+        if self._records + len(changed) > COMPACT_AFTER * (len(self._book.windows) + 1_000):
+            self._log.segments.replace_all()
+            changed, self._records = list(self._book.windows), 0
+        if changed:
+            block = _windows_to_bytes([(key, self._book.windows[key]) for key in changed])
+            self._log.segments.append(block, 0, 0)
+            self._records += len(changed)
+        return ShardState(self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)).to_json()
+
+
+def new_book(limits: LimitSettings, thresholds: tuple[Decimal, ...]) -> Callable[[], SpendBook]:
+    """A maker of empty books under these limits."""
+    return lambda: SpendBook(limits, thresholds)
+
+
+def _versions(windows: list[tuple[WindowKey, SpendWindow]]) -> WindowVersions:
+    return WindowVersions(
+        tuple(
+            WindowVersion(*key, window.end_ms, from_pico(window.spend_pico), window.events, window.cap)
+            for key, window in windows
+        )
+    )
+
+
+def _windows_to_bytes(windows: list[tuple[WindowKey, SpendWindow]]) -> bytes:
+    return json.dumps(
+        [
+            (*key, window.end_ms, window.spend_pico, window.events, [str(one) for one in window.raised])
+            for key, window in windows
+        ]
+    ).encode()
+
+
+def _windows_from_bytes(block: bytes) -> Iterable[tuple[WindowKey, SpendWindow]]:
+    for tenant, feature, kind, start, end, spend, events, raised in json.loads(block):
+        yield (tenant, feature, kind, start), SpendWindow(end, spend, events, None, [Decimal(one) for one in raised])

@@ -1,0 +1,104 @@
+"""What a job does before its first batch: read the plan, hold the state, find the inputs, make the tables.
+
+Everything that can be wrong with a configuration or a connection is found here, and said in a
+sentence, before Bytewax starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dataflows.alerts import AlertRoutes
+from dataflows.connections import JobPlan, PlanError, find_inputs, plan_job, process_environment, read_webhooks
+from dataflows.file_source import InputError
+from dataflows.segments import CorruptStateError
+from dataflows.state import LOCK_HELD_ENV, JobState, StateHeldError, StateLock, open_state
+from pricing.settings import InvalidSettings
+from sinks.clickhouse import ClickHouseUnavailableError, connect
+from sinks.migrate import migrate
+from sinks.outbox import OutboxError
+
+SERVER_SINK_PARTITIONS = 4
+"""Sink partitions against a server: as many inserts at once as workers are likely to share a machine."""
+
+OPERATOR_ERRORS = (
+    PlanError,
+    InputError,
+    InvalidSettings,
+    StateHeldError,
+    CorruptStateError,
+    ClickHouseUnavailableError,
+    OutboxError,
+)
+"""Errors whose message is written for the operator; everything else is a defect of ours."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that may begin: its plan, the state directory it holds, the inputs it found, who hears of alerts."""
+
+    plan: JobPlan
+    state: JobState
+    chosen: frozenset[str]
+    routes: AlertRoutes
+
+
+_HELD: list[StateLock] = []
+"""The lock of this process: it is held until the process ends."""
+
+
+def prepare(environment: Mapping[str, str]) -> Job:
+    """Everything up to the first batch.
+
+    Raises:
+        OPERATOR_ERRORS: something is wrong with the plan, an input, the state or ClickHouse.
+    """
+    plan = plan_job(environment)
+    webhooks = tuple(read_webhooks(plan.settings.alerts.webhooks, environment))
+    inputs = find_inputs(plan)
+    hold(plan, environment)
+    client = connect(plan.clickhouse)
+    try:
+        migrate(client)
+    finally:
+        client.close()
+    sinks = 1 if plan.clickhouse.embedded else SERVER_SINK_PARTITIONS
+    state = open_state(plan.state_dir, inputs, sinks)
+    routes = AlertRoutes(
+        state.outbox, plan.settings.alerts, webhooks, plan.kafka, plan.settings.limits.tenant.fallback_model
+    )
+    chosen = frozenset(f"{source}/{number}" for source, number in inputs)
+    return Job(plan, state, chosen, routes)
+
+
+def hold(plan: JobPlan, environment: Mapping[str, str]) -> None:
+    """Take the state directory, unless the process that started this one has it.
+
+    Raises:
+        StateHeldError: another job has it.
+    """
+    if environment.get(LOCK_HELD_ENV) == str(os.getppid()) or _HELD:
+        return
+    _HELD.append(StateLock.acquire(plan.state_dir))
+
+
+def release() -> None:
+    """Let go of the state directory."""
+    while _HELD:
+        _HELD.pop().release()
+
+
+def prepare_or_exit() -> Job:
+    """As `prepare`, from this process's environment.
+
+    Raises:
+        SystemExit: what `prepare` raises, as its message on standard error and exit code 1.
+    """
+    try:
+        return prepare(process_environment())
+    except OPERATOR_ERRORS as exc:
+        print(f"meterline: {exc}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,307 @@
+"""The steps of the job as functions over batches: split by shard, rate, split by tenant.
+
+Nothing here keeps state or does IO; `dataflows.operators` holds the two steps that remember.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import polars_hash as plh
+import pyarrow as pa
+
+from dataflows.batch import (
+    INTEGER_FIELDS,
+    QUARANTINE_SCHEMA,
+    STRING_FIELDS,
+    TOKEN_FIELDS,
+    USD,
+    Bools,
+    Decoded,
+    Int64s,
+    Partition,
+    UInt64s,
+)
+from dataflows.decode import refuse
+from dataflows.dedupe import Sightings, pack_position
+from metering.event import QuarantineReason
+from pricing.rate_card import RateCard
+from pricing.rating import Amounts, rate, usage_of
+from pricing.settings import LimitSettings, timezone_for
+from pricing.windows import day_windows
+
+HOUR_MS = 3_600_000
+_CONTENT_STRINGS = tuple(name for name in STRING_FIELDS if name not in ("idempotency_key", "tenant_id"))
+_CONTENT_INTEGERS = tuple(name for name in INTEGER_FIELDS if name not in ("latency_ms", "retry_count"))
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the usual odd constant of Fibonacci hashing
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """News of one input's progress: its greatest event time in one batch (-1: none), and whether it is live."""
+
+    partition: Partition
+    peak_ms: int
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSlice:
+    """The events of one batch whose keys belong to shard number `shard`, in arrival order; may be empty.
+
+    `events` follows `EVENT_SCHEMA` and has `peak_ms`: the greatest event time of the batch so far.
+    """
+
+    shard: int
+    tick: Tick
+    events: pl.DataFrame
+    sightings: Sightings
+
+
+@dataclass(frozen=True, slots=True)
+class SpendSlice:
+    """For shard number `shard` of tenants: news of an input, or rows as `split_by_tenant` makes them."""
+
+    shard: int
+    tick: Tick | None = None
+    rows: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What dedupe made of a slice: originals (with `watermark_ms`), copies, and quarantine rows for conflicts."""
+
+    partition: Partition
+    originals: pl.DataFrame
+    duplicates: pl.DataFrame
+    conflicts: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """Priced events with their amounts and windows, quarantine rows, and copies."""
+
+    partition: Partition
+    priced: pl.DataFrame
+    duplicates: pl.DataFrame
+    quarantined: pl.DataFrame
+
+
+def peak_of(decoded: Decoded) -> Tick:
+    """The news that a decoded batch brings about its input."""
+    newest = decoded.events["timestamp_ms"].max() if len(decoded.events) else -1
+    return Tick(decoded.partition, int(newest), decoded.live)  # type: ignore[arg-type]  # an integer column
+
+
+def key_hashes(events: pl.DataFrame, seed: int) -> tuple[UInt64s, UInt64s]:
+    """Low and high half of a 128-bit hash (XXH3) of (tenant, idempotency key), for each event.
+
+    The tenant's length stands first, so that no two pairs are hashed as one text. The seed is
+    secret to the installation: nobody can make keys that collide without it.
+    """
+    text = pl.concat_str(
+        pl.col("tenant_id").str.len_bytes().cast(pl.String), pl.lit(":"), "tenant_id", "idempotency_key"
+    )
+    # polars-hash adds its expressions to columns by name, so the text becomes one first.
+    hashed = events.select(key=text).select(plh.col("key").nchash.xxh3_128(seed=seed))["key"]  # type: ignore[attr-defined]
+    halves = hashed.to_frame().select(
+        low=(pl.col("key") % 2**64).cast(pl.UInt64), high=(pl.col("key") // 2**64).cast(pl.UInt64)
+    )
+    return halves["low"].to_numpy(), halves["high"].to_numpy()
+
+
+def content_hashes(events: pl.DataFrame) -> UInt64s:
+    """A 64-bit hash of every field that a copy of an event must repeat."""
+    mixed = np.zeros(len(events), np.uint64)
+    texts = events.select(
+        *(plh.col(name).nchash.xxh3_64(seed=0) for name in _CONTENT_STRINGS)  # type: ignore[attr-defined]
+    )
+    with np.errstate(over="ignore"):
+        for column in texts:
+            mixed = _mix(mixed, column.to_numpy())
+        for name in _CONTENT_INTEGERS:
+            mixed = _mix(mixed, events[name].to_numpy().astype(np.uint64))
+        cost = events["provider_cost"]
+        if cost.null_count() < len(cost):
+            told = cost.cast(pl.String).fill_null("").to_frame("cost")
+            mixed = _mix(mixed, told.select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"].to_numpy())  # type: ignore[attr-defined]
+        else:
+            mixed = _mix(mixed, np.full(len(events), _ABSENT_COST, np.uint64))
+    return mixed
+
+
+_ABSENT_COST = pl.DataFrame({"cost": [""]}).select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"][0]  # type: ignore[attr-defined]
+
+
+def _mix(state: UInt64s, value: UInt64s) -> UInt64s:
+    state = (state ^ value) * _MIX
+    return state ^ (state >> np.uint64(29))
+
+
+def split_by_shard(decoded: Decoded, shards: int, seed: int) -> Iterator[tuple[int, ShardSlice]]:
+    """One slice for each shard, the empty ones too: every shard learns of every input's progress."""
+    tick = peak_of(decoded)
+    events = decoded.events
+    partition = decoded.partition.ordinal
+    if events.is_empty():
+        nothing = events.with_columns(peak_ms=pl.lit(0, pl.Int64))
+        none = np.empty(0, np.uint64)
+        empty = Sightings(none, none, none.astype(np.int64), none, none, partition)
+        yield from ((shard, ShardSlice(shard, tick, nothing, empty)) for shard in range(shards))
+        return
+    low, high = key_hashes(events, seed)
+    shard = (high % np.uint64(shards)).astype(np.uint8)
+    order = np.argsort(shard, kind="stable")
+    times = events["timestamp_ms"].to_numpy()
+    sightings = Sightings(
+        low[order],
+        high[order],
+        times[order],
+        content_hashes(events)[order],
+        pack_position(events["offset"].to_numpy(), events["line"].to_numpy())[order],
+        partition,
+    )
+    sorted_events = events.with_columns(peak_ms=pl.Series(np.maximum.accumulate(times)))[order]
+    ends = np.cumsum(np.bincount(shard, minlength=shards))
+    start = 0
+    for number, end in enumerate(ends.tolist()):
+        yield number, ShardSlice(number, tick, sorted_events[start:end], _slice(sightings, start, end))
+        start = end
+
+
+def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
+    return Sightings(
+        sightings.key_low[start:end],
+        sightings.key_high[start:end],
+        sightings.time_ms[start:end],
+        sightings.content[start:end],
+        sightings.position[start:end],
+        sightings.partition,
+    )
+
+
+def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention_hours: int) -> Rated:
+    """Amounts for every original that the card knows; the others wait in quarantine as `unpriced`.
+
+    Adds `billable`, `credits`, `cost`, `price`, `multiplier`, `day_start_ms` and `late`.
+    """
+    events = judged.originals
+    rule = _rules_of(events, card)
+    known = rule >= 0
+    quarantined = judged.conflicts
+    if not known.all():
+        refused = refuse(
+            events.filter(~known),
+            QuarantineReason.UNPRICED,
+            pl.concat_str(pl.lit("the rate card has no rate for model "), "model", pl.lit(" of provider "), "provider"),
+        )
+        quarantined = pl.concat([quarantined, refused])
+        events, rule = events.filter(known), rule[known]
+    hit = (events["cache_status"] == "hit").to_numpy()
+    billable = (events["status"] == "success").to_numpy()
+    if limits.feature.exclude_cache_from_billing:
+        billable = billable & ~hit
+    counts = {name: events[name].to_numpy() for name in TOKEN_FIELDS}
+    amounts = rate(card, usage_of(rule, counts, hit, billable))
+    starts, ends = _days(events, limits)
+    late = events["watermark_ms"].to_numpy() > ends + retention_hours * HOUR_MS
+    multipliers = pl.Series([rule.multiplier for rule in card.rules], dtype=USD)
+    priced = events.drop("watermark_ms", "raw").with_columns(
+        billable=pl.Series(billable),
+        credits=_usd(amounts.credits_pico, amounts, 2),
+        cost=_usd(amounts.cost_pico, amounts, 0),
+        price=_usd(amounts.price_pico, amounts, 1),
+        multiplier=multipliers.gather(rule),
+        rate_card_version=pl.lit(card.version),
+        day_start_ms=pl.Series(starts),
+        late=pl.Series(late),
+    )
+    return Rated(judged.partition, priced, judged.duplicates, quarantined)
+
+
+def _rules_of(events: pl.DataFrame, card: RateCard) -> Int64s:
+    """The index of each event's rule; the card is asked once for each distinct model."""
+    pairs = events.select("provider", "model").unique()
+    table = pairs.with_columns(
+        rule=pl.Series([card.rule_for(provider, model) for provider, model in pairs.iter_rows()], dtype=pl.Int64)
+    )
+    joined = events.select("provider", "model").join(
+        table, on=["provider", "model"], how="left", maintain_order="left"
+    )
+    return joined["rule"].to_numpy()
+
+
+def _days(events: pl.DataFrame, limits: LimitSettings) -> tuple[Int64s, Int64s]:
+    """Start and end of each event's day, in its tenant's time zone."""
+    times = events["timestamp_ms"].to_numpy()
+    starts, ends = day_windows(times, limits.tenant.timezone)
+    zones: dict[str, list[str]] = {}
+    for tenant in limits.tenant_overrides:
+        zone = timezone_for(limits, tenant)
+        if zone != limits.tenant.timezone:
+            zones.setdefault(zone, []).append(tenant)
+    for zone, tenants in zones.items():
+        rows = events["tenant_id"].is_in(tenants).to_numpy()
+        if rows.any():
+            starts[rows], ends[rows] = day_windows(times[rows], zone)
+    return starts, ends
+
+
+def _usd(pico: Int64s, amounts: Amounts, which: int) -> pl.Series:
+    """Whole picodollars as a column of decimals with 12 places: the same 128-bit integers, retyped."""
+    words = np.empty((len(pico), 2), np.uint64)
+    words[:, 0] = pico.view(np.uint64)
+    words[:, 1] = (pico >> 63).view(np.uint64)
+    for row, values in amounts.oversized.items():
+        words[row] = (values[which] % 2**64, values[which] >> 64)
+    kind = pa.decimal128(38, 12)
+    return pl.Series(pa.Array.from_buffers(kind, len(pico), [None, pa.py_buffer(words)]), dtype=USD)
+
+
+def split_by_tenant(rated: Rated, shards: int) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The columns that spend needs of the events that count, for each shard of tenants that has any."""
+    rows = rated.priced.filter(~pl.col("late")).select(
+        "tenant_id", "feature_id", "idempotency_key", "timestamp_ms", "day_start_ms", "price"
+    )
+    if rows.is_empty():
+        return
+    shard = rows.select(plh.col("tenant_id").nchash.xxh3_64(seed=0))["tenant_id"] % shards  # type: ignore[attr-defined]
+    for (number,), part in rows.with_columns(_shard=shard).partition_by(
+        "_shard", as_dict=True, maintain_order=True, include_key=False
+    ).items():
+        yield int(number), part  # type: ignore[call-overload]  # an integer column
+
+
+def verdict_frames(
+    sliced: ShardSlice, verdict: npt.NDArray[np.int8], watermark_ms: int
+) -> tuple[pl.DataFrame, pl.DataFrame, Bools]:
+    """Originals with the watermark of their input at each, copies, and where the conflicts are."""
+    events = sliced.events
+    original = verdict == 0
+    marks = np.maximum(events["peak_ms"].to_numpy(), watermark_ms)
+    whole = events.drop("peak_ms").with_columns(watermark_ms=pl.Series(marks, dtype=pl.Int64))
+    return (
+        whole if original.all() else whole.filter(original),
+        events.filter(verdict == 1).select(_DUPLICATE_COLUMNS),
+        verdict == 2,
+    )
+
+
+_DUPLICATE_COLUMNS = ("tenant_id", "idempotency_key", "timestamp_ms", "offset", "line")
+
+
+def conflict_rows(events: pl.DataFrame, conflict: Bools) -> pl.DataFrame:
+    """Quarantine rows for events that reuse a key with other content."""
+    if not conflict.any():
+        return QUARANTINE_SCHEMA.to_frame()
+    return refuse(
+        events.filter(conflict),
+        QuarantineReason.IDEMPOTENCY_CONFLICT,
+        pl.concat_str(
+            pl.lit("the key "), "idempotency_key", pl.lit(" was used within the window for an event with other content")
+        ),
+    )

@@ -1,0 +1,195 @@
+"""The end of the flow: a Bytewax sink whose partitions publish to ClickHouse and fill the alert outbox.
+
+Delivery: rows exactly once in effect, by deferred publishing (see `sinks.publish`). Alerts enter the
+outbox after their epoch is durable and their rows are published; a crash between the two puts them
+again under the same ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from clickhouse_connect.driver.client import Client
+
+from pricing.cap import CapAlert
+from sinks.publish import BlockStage, Publisher, PublisherState
+from sinks.rows import (
+    Heartbeat,
+    Progress,
+    SinkItem,
+    TableRows,
+    WindowVersion,
+    WindowVersions,
+    alert_rows,
+    delivery_rows,
+    progress_rows,
+    stamped,
+    window_rows,
+)
+
+_STAMPS = {"priced_events": "ingested_at", "quarantine_log": "received_at", "duplicates": "received_at"}
+_DELIVERIES_PER_EPOCH = 1_000
+
+
+class AlertPost(Protocol):
+    """Where alerts go once they are durable."""
+
+    def post(self, alerts: Sequence[CapAlert]) -> None:
+        """Take over alerts; it may be called twice with the same ones."""
+
+    def delivered(self, limit: int) -> list[tuple[str, int]]:
+        """Alerts delivered and not yet reported, as (alert id, epoch ms)."""
+
+    def reported(self, alert_ids: Sequence[str]) -> None:
+        """These deliveries stand in ClickHouse now."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
+    """One partition. `post` is there on the first one only."""
+
+    def __init__(
+        self, publisher: Publisher, client: Client, post: AlertPost | None, now_ms: Callable[[], int], on_published: Callable[[int], None]
+    ) -> None:
+        self._publisher = publisher
+        self._client = client
+        self._post = post
+        self._now_ms = now_ms
+        self._on_published = on_published
+        self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
+        self._alerts: list[CapAlert] = []
+        self._durable_alerts: list[CapAlert] = []
+        self._reporting: list[str] = []
+        self._progress: dict[str, list[int]] = {}
+        self._moved: dict[str, None] = {}
+
+    def resume(self, state: PublisherState) -> None:
+        """Go on from a snapshot: publish what it staged, and hand over the alerts of its epoch."""
+        self._publisher.resume(state.pending)
+        self._progress = {name: list(counts) for name, counts in state.memory["progress"].items()}
+        alerts = [_alert_from_json(entry) for entry in state.memory["alerts"]]
+        if alerts and self._post is not None:
+            self._post.post(alerts)
+
+    def write_batch(self, items: list[SinkItem]) -> None:
+        """Collect; nothing leaves the process before the epoch after this one."""
+        for item in items:
+            match item:
+                case TableRows(table, frame):
+                    self._publisher.collect(table, stamped(frame, _STAMPS[table], self._now_ms()))
+                case WindowVersions(versions):
+                    for one in versions:
+                        key = (one.tenant_id, one.feature_id, one.window_kind, one.window_start_ms)
+                        self._windows[key] = one
+                case CapAlert():
+                    self._alerts.append(item)
+                case Progress():
+                    self._count(item)
+                case Heartbeat():
+                    pass
+
+    def snapshot(self) -> str:
+        """Publish the epoch before this one, which is durable by now, and stage this one."""
+        now_ms = self._now_ms()
+        self._publisher.collect("spend_windows", window_rows(self._windows.values(), now_ms))
+        self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
+        delivered = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
+        self._publisher.collect("cap_alert_deliveries", delivery_rows(delivered))
+        # Progress is staged last, so that it never claims what is not there yet.
+        moved = [(*_input_of(name), *self._progress[name]) for name in self._moved]
+        self._publisher.collect("source_progress", progress_rows(moved, now_ms))
+        before = self._publisher.published_rows
+        pending = self._publisher.turn_epoch()
+        self._on_published(self._publisher.published_rows - before)
+        self._hand_over([alert_id for alert_id, _ in delivered])
+        memory: dict[str, Any] = {
+            "progress": self._progress,
+            "alerts": [_alert_to_json(alert) for alert in self._durable_alerts],
+        }
+        self._windows, self._moved = {}, {}
+        return PublisherState(pending, memory).to_json()
+
+    def close(self) -> None:
+        """Let go of ClickHouse and the outbox. What is staged stays staged: this also runs on errors."""
+        if self._post is not None:
+            self._post.close()
+        self._client.close()
+
+    def _hand_over(self, delivered: list[str]) -> None:
+        """The alerts of the epoch before are durable and published: post them; this epoch's wait their turn."""
+        if self._post is not None:
+            if self._durable_alerts:
+                self._post.post(self._durable_alerts)
+            if self._reporting:
+                self._post.reported(self._reporting)
+        self._reporting = delivered
+        self._durable_alerts, self._alerts = self._alerts, []
+
+    def _count(self, progress: Progress) -> None:
+        name = json.dumps([progress.source, progress.number])
+        counts = self._progress.setdefault(name, [0, 0])
+        if progress.next_offset > counts[0] or progress.read:
+            self._moved[name] = None
+        counts[0] = max(counts[0], progress.next_offset)
+        counts[1] += progress.read
+
+
+def _input_of(name: str) -> tuple[str, int]:
+    source, number = json.loads(name)
+    return source, number
+
+
+def _alert_to_json(alert: CapAlert) -> dict[str, Any]:
+    entry = asdict(alert)
+    return {key: str(value) if isinstance(value, Decimal) else value for key, value in entry.items()}
+
+
+def _alert_from_json(entry: dict[str, Any]) -> CapAlert:
+    amounts = {name: Decimal(entry[name]) for name in ("cap", "threshold", "spend")}
+    return CapAlert(**{**entry, **amounts})
+
+
+class MeteringSink(FixedPartitionedSink[SinkItem, str]):
+    """`partitions` sink partitions, each with its own client. Nothing is opened before Bytewax builds a partition."""
+
+    def __init__(
+        self,
+        partitions: int,
+        staged: Path,
+        connect: Callable[[], Client],
+        open_post: Callable[[], AlertPost],
+        now_ms: Callable[[], int],
+        on_published: Callable[[int], None],
+    ) -> None:
+        self._partitions = partitions
+        self._staged = staged
+        self._connect = connect
+        self._open_post = open_post
+        self._now_ms = now_ms
+        self._on_published = on_published
+
+    def list_parts(self) -> list[str]:
+        """Names of the partitions; their number may grow, never shrink."""
+        return [f"sink-{number:02d}" for number in range(self._partitions)]
+
+    def part_fn(self, item_key: str) -> int:
+        """Items are addressed to a partition by its number."""
+        return int(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> MeteringPartition:
+        """Connect, and publish what an earlier run left pending."""
+        client = self._connect()
+        publisher = Publisher(client, BlockStage(self._staged, for_part))
+        post = self._open_post() if for_part == "sink-00" else None
+        partition = MeteringPartition(publisher, client, post, self._now_ms, self._on_published)
+        state = PublisherState.from_json(resume_state) if resume_state else PublisherState((), {"progress": {}, "alerts": []})
+        partition.resume(state)
+        return partition
