@@ -11,6 +11,8 @@ STAMP = $(VENV)/.installed
 EXTRAS = pipeline,embedded,dev
 # Bytewax 0.21.1 has wheels for these and no others.
 USABLE = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+comma := ,
+NOT_USABLE = $(if $(PYTHON),PYTHON=$(PYTHON) is none of them: name one$(comma) or leave it out,none of them was found: install one of them$(comma) or uv)
 # Where `make kafka` listens, and where it keeps the broker's jars.
 KAFKA_PORT = 9092
 ARGS =
@@ -33,13 +35,13 @@ $(STAMP): pyproject.toml constraints.txt
 		rm -rf $(VENV); \
 		if [ -n "$$found" ]; then \
 			echo "Creating $(VENV) with $$found"; \
-			"$$found" -m venv $(VENV) || exit 1; \
+			"$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
 		elif [ -z "$(PYTHON)" ] && command -v uv >/dev/null 2>&1; then \
 			echo "No Python 3.10 to 3.12 on the path: uv fetches 3.12"; \
-			uv venv --quiet --seed --python 3.12 $(VENV) || exit 1; \
+			uv venv --quiet --seed --python 3.12 $(VENV) || { rm -rf $(VENV); exit 1; }; \
 		else \
-			echo "Meterline needs Python 3.10, 3.11 or 3.12 (its engine, Bytewax 0.21.1, has no wheels for any other), and" \
-				"$(if $(PYTHON),PYTHON=$(PYTHON) is none of them,none of them was found): install one of them$(if $(PYTHON),, or uv)." >&2; \
+			echo "Meterline needs Python 3.10, 3.11 or 3.12 (its engine, Bytewax 0.21.1, has no wheels for any other)," \
+				"and $(NOT_USABLE)." >&2; \
 			exit 1; \
 		fi; \
 	fi
