@@ -18,7 +18,7 @@ CONFIG_ENV = "METERLINE_CONFIG"
 SOURCE_ENV = "METERLINE_SOURCE"
 CLICKHOUSE_ENV = "METERLINE_CLICKHOUSE_URL"
 STATE_DIR_ENV = "METERLINE_STATE_DIR"
-TO_END_ENV = "METERLINE_KAFKA_TO_END"
+FOLLOW_ENV = "METERLINE_FOLLOW"
 
 DEFAULT_CONFIG = "meterline.yaml"
 SECRET_BYTES_MAX = 4096
@@ -30,13 +30,17 @@ class PlanError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JobPlan:
-    """All that a job needs to know before it touches anything."""
+    """All that a job needs to know before it touches anything.
+
+    With `follow` the job goes on for ever (Kafka, unless told otherwise); without, it ends when it has
+    read what was there when it started (files, unless told otherwise).
+    """
 
     settings: Settings
     source: str
     clickhouse: ClickHouseAddress
     state_dir: Path
-    to_end: bool
+    follow: bool
 
     @property
     def kafka(self) -> KafkaTopic | None:
@@ -80,8 +84,10 @@ def plan_job(environment: Mapping[str, str]) -> JobPlan:
         address = parse_address(clickhouse)
     except ValueError as exc:
         raise PlanError(str(exc)) from None
-    to_end = environment.get(TO_END_ENV, "") == "1"
-    return JobPlan(settings, source, address, Path(state_dir).absolute(), to_end)
+    follow = {"1": True, "0": False}.get(environment.get(FOLLOW_ENV, ""), source.startswith("kafka://"))
+    if follow and source == "-":
+        raise PlanError("standard input cannot be followed: it ends when it is closed")
+    return JobPlan(settings, source, address, Path(state_dir).absolute(), follow)
 
 
 def find_inputs(plan: JobPlan) -> tuple[tuple[str, int], ...]:

@@ -30,7 +30,7 @@ from dataflows.lifecycle import EpochLifecycle, Turn
 from metering.event import LINE_BYTES_MAX
 
 READ_BYTES = 4 * 1024 * 1024
-_WAIT = timedelta(milliseconds=10)
+_WAIT = timedelta(milliseconds=20)
 
 FileState = tuple[int, int]
 """(bytes read, lines read) of the uncompressed file."""
@@ -91,15 +91,19 @@ def _seek(file: BinaryIO, source: str, position: int) -> None:
 
 
 class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
-    """One file. `now_ms` gives the wall clock, which stands in for the time of arrival."""
+    """One file. `now_ms` gives the wall clock, which stands in for the time of arrival.
+
+    With `follow` the file may grow: its end is waited at, and a line counts once its newline is there.
+    """
 
     def __init__(
-        self, partition: Partition, file: BinaryIO, position: FileState, now_ms: Callable[[], int]
+        self, partition: Partition, file: BinaryIO, position: FileState, now_ms: Callable[[], int], *, follow: bool
     ) -> None:
         self._partition = partition
         self._file = file
         self._bytes, self._lines = position
         self._now_ms = now_ms
+        self._follow = follow
         self._rest = b""
         self._lifecycle = EpochLifecycle()
         self._awake_at: datetime | None = None
@@ -113,8 +117,11 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
             if data:
                 self._lifecycle.sent()
                 return [self._batch(data)]
-            self._lifecycle.end_of_input()
-            turn = self._lifecycle.turn()
+            if self._follow:
+                turn = self._lifecycle.idle_turn()
+            else:
+                self._lifecycle.end_of_input()
+                turn = self._lifecycle.turn()
         if turn is Turn.END:
             raise StopIteration
         if turn is Turn.WAIT:
@@ -158,6 +165,9 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         while True:
             chunk = self._read()
             if not chunk:
+                if self._follow:
+                    self._rest = data
+                    return b""
                 self._rest = b""
                 if not data:
                     return b""
@@ -213,6 +223,7 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
 
     partitions: Mapping[str, Partition]
     chosen: frozenset[str]
+    follow: bool
     now_ms: Callable[[], int]
 
     def list_parts(self) -> list[str]:
@@ -230,4 +241,4 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
         position = resume_state or (0, 0)
         if position[0]:
             _seek(file, partition.source, position[0])
-        return FilePartition(partition, file, position, self.now_ms)
+        return FilePartition(partition, file, position, self.now_ms, follow=self.follow)

@@ -220,13 +220,13 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
 class KafkaSource(FixedPartitionedSource[RawBatch, FileState]):
     """The topic's partitions as found at start, among all inputs that the state directory knows.
 
-    `to_end` makes the job end where the topic ended when it started; otherwise it follows for ever.
+    Without `follow` the job ends where the topic ended when it started.
     """
 
     topic: KafkaTopic
     partitions: Mapping[str, Partition]
     chosen: frozenset[str]
-    to_end: bool
+    follow: bool
     now_ms: Callable[[], int]
 
     def list_parts(self) -> list[str]:
@@ -256,7 +256,7 @@ class KafkaSource(FixedPartitionedSource[RawBatch, FileState]):
         start = OFFSET_BEGINNING if offset is None else offset
         consumer.assign([TopicPartition(partition.source, partition.number, start)])
         end = None
-        if self.to_end:
+        if not self.follow:
             where = TopicPartition(partition.source, partition.number)
             _, end = consumer.get_watermark_offsets(where, timeout=METADATA_TIMEOUT_SECONDS)
         return KafkaPartition(partition, consumer, offset, end, self.now_ms)

@@ -96,8 +96,8 @@ def build_flow(job: Job) -> Dataflow:
 def _source(job: Job) -> FixedPartitionedSource[RawBatch, FileState]:
     topic = job.plan.kafka
     if topic is not None:
-        return KafkaSource(topic, job.state.partitions, job.chosen, job.plan.to_end, wall_clock_ms)
-    return FileSource(job.state.partitions, job.chosen, wall_clock_ms)
+        return KafkaSource(topic, job.state.partitions, job.chosen, job.plan.follow, wall_clock_ms)
+    return FileSource(job.state.partitions, job.chosen, job.plan.follow, wall_clock_ms)
 
 
 def _decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
