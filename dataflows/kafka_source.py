@@ -59,7 +59,8 @@ class KafkaTopic:
     @property
     def client_config(self) -> dict[str, str | int | bool]:
         """What every client of this broker needs."""
-        return {"bootstrap.servers": self.bootstrap}
+        # librdkafka would write every attempt to connect on standard error; we say it once, in a sentence.
+        return {"bootstrap.servers": self.bootstrap, "log_level": 2}
 
 
 def parse_topic(url: str) -> KafkaTopic:
@@ -81,10 +82,7 @@ def find_partitions(topic: KafkaTopic) -> tuple[int, ...]:
     Raises:
         InputError: no broker answers, or the topic does not exist.
     """
-    errors: list[str] = []
-    # Without a logger librdkafka prints its connection attempts on standard error.
-    config = {**topic.client_config, "group.id": GROUP, "error_cb": lambda error: errors.append(error.str())}
-    consumer = Consumer(config, logger=_log)
+    consumer = Consumer({**topic.client_config, "group.id": GROUP})
     try:
         metadata = consumer.list_topics(topic.topic, timeout=METADATA_TIMEOUT_SECONDS)
     except KafkaException:
@@ -250,8 +248,7 @@ class KafkaSource(FixedPartitionedSource[RawBatch, FileState]):
                 "enable.partition.eof": True,
                 "queued.max.messages.kbytes": QUEUE_KILOBYTES,
                 "fetch.wait.max.ms": 50,
-            },
-            logger=_log,
+            }
         )
         start = OFFSET_BEGINNING if offset is None else offset
         consumer.assign([TopicPartition(partition.source, partition.number, start)])
