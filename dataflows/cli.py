@@ -1,0 +1,154 @@
+"""The `meterline` command.
+
+Exit codes: 0 done · 1 refused or failed, with a sentence on standard error · 2 wrong usage · 3 the audit
+found a break · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dataflows.check import check_everything
+from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, FOLLOW_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
+from dataflows.demo import run_demo
+from dataflows.run import JobFailedError, drain_alerts, log_to_stderr, run_job, run_worker
+from dataflows.start import OPERATOR_ERRORS, prepare
+from dataflows.supervise import run_workers
+from sinks.clickhouse import ClickHouseAddress, connect, parse_address
+from sinks.migrate import migrate
+
+EXIT_FAILED = 1
+EXIT_AUDIT_BROKEN = 3
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Meterline(click.Group):
+    """Turns errors that are written for the operator into one sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (*OPERATOR_ERRORS, JobFailedError) as exc:
+            click.echo(f"meterline: {exc}", err=True)
+            ctx.exit(EXIT_FAILED)
+        except KeyboardInterrupt:
+            click.echo("meterline: interrupted; the next run goes on from the last durable epoch", err=True)
+            ctx.exit(130)
+
+
+def _option(flag: str, variable: str, text: str) -> Callable[[Command], Command]:
+    """A flag that stands for an environment variable: given, it is put there."""
+
+    def put(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+        if value is not None:
+            os.environ[variable] = value
+        return value
+
+    return click.option(flag, metavar="…", callback=put, expose_value=False, help=f"{text} (or {variable})")
+
+
+config_option = _option("--config", CONFIG_ENV, "the configuration, meterline.yaml by default")
+source_option = _option("--source", SOURCE_ENV, "kafka://host:port/topic, file:///path*.jsonl, or - for stdin")
+clickhouse_option = _option("--clickhouse", CLICKHOUSE_ENV, "clickhouse://user:password@host:port/db, or chdb:///dir")
+state_option = _option("--state-dir", STATE_DIR_ENV, "where the job keeps what it must remember")
+
+
+def _address() -> ClickHouseAddress:
+    url = os.environ.get(CLICKHOUSE_ENV)
+    if not url:
+        raise PlanError(f"no ClickHouse is named: use --clickhouse or {CLICKHOUSE_ENV}")
+    try:
+        return parse_address(url)
+    except ValueError as exc:
+        raise PlanError(str(exc)) from None
+
+
+@click.group(cls=Meterline)
+@click.version_option(package_name="meterline")
+def main() -> None:
+    """Turn raw AI usage events into money you can trust."""
+    log_to_stderr()
+
+
+@main.command()
+@config_option
+@source_option
+@clickhouse_option
+@state_option
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="worker processes")
+@click.option("--follow/--to-end", default=None, help="go on for ever, or end with what is there now "
+              "(by default Kafka is followed and a file ends)")
+def run(workers: int, follow: bool | None) -> None:
+    """Price events until the input ends, or for ever."""
+    if follow is not None:
+        os.environ[FOLLOW_ENV] = "1" if follow else "0"
+    job = prepare(os.environ)
+    if workers == 1:
+        run_job(job)
+        return
+    if job.plan.clickhouse.embedded:
+        raise PlanError("chdb:// belongs to one process: run one worker, or give --clickhouse a server")
+    code = run_workers(workers, os.environ)
+    if code:
+        raise JobFailedError(f"a worker ended with code {code}; all were stopped, and the next run goes on from the last durable epoch")
+    drain_alerts(job)
+
+
+@main.command(hidden=True)
+@click.argument("number", type=int)
+@click.argument("addresses")
+def worker(number: int, addresses: str) -> None:
+    """Be one of the worker processes of `run --workers`."""
+    run_worker(prepare(os.environ), number, addresses.split(";"))
+
+
+@main.command(name="migrate")
+@clickhouse_option
+def migrate_command() -> None:
+    """Create the tables and views, or bring them up to date."""
+    client = connect(_address())
+    try:
+        applied = migrate(client)
+    finally:
+        client.close()
+    for migration in applied:
+        click.echo(f"applied {migration.number:04d} {migration.name}")
+    click.echo("the tables are up to date")
+
+
+@main.command()
+@config_option
+@source_option
+@clickhouse_option
+@state_option
+def check() -> None:
+    """Look at the configuration and every connection, and report all problems in one go."""
+    problems = 0
+    for finding in check_everything(os.environ):
+        problems += not finding.ok
+        for line in finding.lines:
+            click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.what}: {line}")
+    if problems:
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
+@click.option("--directory", type=click.Path(path_type=Path), default=Path(".meterline-demo"), show_default=True)
+@click.option("--events", type=click.IntRange(1_000, 100_000_000), default=1_000_000, show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True)
+def demo(directory: Path, events: int, seed: int) -> None:
+    """Make a day of an AI product's events, price it, and show the margin."""
+    run_demo(directory.absolute(), events, seed, click.echo)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Running the job: in this process, or in several that share its work; with progress, and a bounded end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from bytewax.recovery import RecoveryConfig
+from bytewax.run import cli_main
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from dataflows.counters import PROCESS, Counters
+from dataflows.metering import build_flow
+from dataflows.start import OPERATOR_ERRORS, Job
+from sinks.clickhouse import connect
+from sinks.publish import INSERT_SETTINGS
+from sinks.rows import delivery_rows
+
+LOG_PERIOD_SECONDS = 5.0
+SCREEN_PERIOD_SECONDS = 0.25
+_DELIVERIES_MAX = 100_000
+
+_log = logging.getLogger(__name__)
+
+_OUTPUT = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
+"""A copy of standard error, which stays what it is while the engine's own is kept in a file."""
+
+
+class JobFailedError(Exception):
+    """The job stopped before its input ended. The message is for the operator."""
+
+
+def run_job(job: Job) -> None:
+    """Run to the end of the input, or until interrupted; then give alerts a bounded time to leave.
+
+    Raises:
+        JobFailedError: a step failed for a reason that the operator can act on; what was durable is kept,
+            and the next run goes on from there.
+    """
+    _run_flow(job, process_id=None, addresses=None)
+    drain_alerts(job)
+
+
+def run_worker(job: Job, number: int, addresses: list[str]) -> None:
+    """Be worker `number` of a cluster whose workers listen at `addresses`.
+
+    Raises:
+        JobFailedError: as `run_job`; also when another worker died.
+    """
+    _run_flow(job, process_id=number, addresses=addresses)
+
+
+def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> None:
+    epoch = timedelta(seconds=float(job.plan.settings.metering.epoch_interval_seconds))
+    recovery = RecoveryConfig(str(job.state.recovery), timedelta(0))
+    details = job.state.directory / f"crash-{process_id or 0}.log"
+    with _progress(PROCESS), _engine_output_to(details):
+        try:
+            cli_main(
+                build_flow(job),
+                process_id=process_id,
+                addresses=addresses,
+                epoch_interval=epoch,
+                recovery_config=recovery,
+            )
+        except Exception as exc:
+            with details.open("a", encoding="utf-8") as file:
+                traceback.print_exception(exc, file=file)
+            raise _explain(exc, details) from exc
+
+
+def _explain(exc: BaseException, details: Path) -> JobFailedError:
+    """The operator's sentence somewhere in a chain of causes, or the nearest thing to one."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, OPERATOR_ERRORS):
+            return JobFailedError(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = (str(exc).splitlines() or [""])[0]
+    return JobFailedError(f"the job failed with {type(exc).__name__}: {text} (details in {details})")
+
+
+@contextmanager
+def _engine_output_to(path: Path) -> Iterator[None]:
+    """Keep what the engine writes on standard error (backtraces of its own) in a file instead.
+
+    Our log and the progress line have a copy of standard error of their own. An empty file is removed.
+    """
+    own = os.dup(2)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        if path.stat().st_size == 0:
+            path.unlink()
+
+
+def drain_alerts(job: Job) -> None:
+    """After the last epoch: deliver what is due, within the configured time, and note it in ClickHouse."""
+    routes = job.routes
+    if not routes.webhooks and routes.topic is None:
+        return
+    post = routes.open()
+    try:
+        if not post.drain(float(job.plan.settings.alerts.drain_seconds)):
+            _log.warning("alerts wait in the outbox", extra={"pending": post.pending()})
+        delivered = post.delivered(_DELIVERIES_MAX)
+        if delivered:
+            client = connect(job.plan.clickhouse)
+            try:
+                client.insert_arrow("cap_alert_deliveries", delivery_rows(delivered).to_arrow(), settings=INSERT_SETTINGS)
+            finally:
+                client.close()
+            post.reported([alert_id for alert_id, _ in delivered])
+    finally:
+        post.close()
+
+
+@contextmanager
+def _progress(counters: Counters) -> Iterator[None]:
+    """A line on the terminal that keeps up with the job; where there is none, a JSON log line now and then."""
+    done = threading.Event()
+    show = _show_on_screen if _OUTPUT.isatty() else _show_in_log
+    thread = threading.Thread(target=show, args=(counters, done), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(2 * SCREEN_PERIOD_SECONDS)
+
+
+def _show_on_screen(counters: Counters, done: threading.Event) -> None:
+    started = time.monotonic()
+    console = Console(file=_OUTPUT)
+    with Live(console=console, auto_refresh=False) as live:
+        while not done.wait(SCREEN_PERIOD_SECONDS):
+            live.update(Text(progress_line(counters, time.monotonic() - started)), refresh=True)
+        live.update(Text(progress_line(counters, time.monotonic() - started)), refresh=True)
+
+
+def progress_line(counters: Counters, elapsed_seconds: float) -> str:
+    """What has happened so far, in one line."""
+    rate = counters.read / elapsed_seconds if elapsed_seconds > 0 else 0
+    quarantined = sum(counters.quarantined.values())
+    return (
+        f"{counters.read:,} read · {rate:,.0f}/s · {counters.priced:,} priced · "
+        f"{counters.duplicates:,} duplicates · {quarantined:,} quarantined · {counters.alerts:,} alerts · "
+        f"{counters.published_rows:,} rows published"
+    )
+
+
+def _show_in_log(counters: Counters, done: threading.Event) -> None:
+    while not done.wait(LOG_PERIOD_SECONDS):
+        _log.info("progress", extra=counters_for_log(counters))
+    _log.info("done", extra=counters_for_log(counters))
+
+
+def counters_for_log(counters: Counters) -> dict[str, object]:
+    """The counters as fields of a log record."""
+    return {
+        "read": counters.read,
+        "priced": counters.priced,
+        "duplicates": counters.duplicates,
+        "quarantined": dict(counters.quarantined),
+        "unknown_fields": dict(counters.unknown_fields.most_common(20)),
+        "late": counters.late,
+        "alerts": counters.alerts,
+        "published_rows": counters.published_rows,
+    }
+
+
+_PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record, its extra fields beside the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        entry: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= {name: value for name, value in vars(record).items() if name not in _PLAIN_RECORD}
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["exception"] = record.exc_info[0].__name__
+        return json.dumps(entry, default=str)
+
+
+def log_to_stderr() -> None:
+    """JSON lines on standard error; on a terminal only what needs attention, as plain text."""
+    handler = logging.StreamHandler(_OUTPUT)
+    terminal = _OUTPUT.isatty()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s") if terminal else JsonLines())
+    logging.basicConfig(level=logging.WARNING if terminal else logging.INFO, handlers=[handler], force=True)
+    # These report each attempt of what we report once, in a sentence.
+    for noisy in ("clickhouse_connect", "httpx", "httpcore", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
