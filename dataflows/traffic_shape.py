@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 Int64s = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -148,21 +149,22 @@ def _mix(word: int) -> int:
 def words(seed: int, draw: Draw, numbers: Int64s) -> Words:
     """64 random bits for each number. Two numbers never share their bits within one kind of draw."""
     key = _mix((_mix(seed & _MASK) + int(draw) * _GOLDEN) & _MASK)
-    word = numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    word: Words = numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
+    mixed: Words = word ^ (word >> np.uint64(31))
+    return mixed
 
 
 def below(word: Words, bound: int | Int64s) -> Int64s:
-    """Uniform integers in `[0, bound)`, from the upper half of each word; bounds are below 2**31."""
-    upper = (word >> np.uint64(32)).astype(np.int64)
-    return (upper * bound) >> 32
+    """Uniform integers in `[0, bound)`, from the upper half of each word; bounds are at most 2**31."""
+    upper: Int64s = (word >> np.uint64(32)).astype(np.int64)
+    return upper * bound >> 32
 
 
-def happens(word: Words, fraction: float) -> npt.NDArray[np.bool_]:
+def happens(word: Words, fraction: float) -> Bools:
     """True for that fraction of the words."""
-    return (word >> np.uint64(32)).astype(np.int64) < int(fraction * 2**32)
+    return np.less(below(word, 2**31), int(fraction * 2**31))
 
 
 def pick(word: Words, weights: Sequence[int] | Int64s) -> Int64s:
@@ -191,11 +193,14 @@ def _table(*points: tuple[int, int]) -> Int64s:
     return np.array(table, np.int64)
 
 
-def quantile(table: Int64s, word: Words) -> Int64s:
-    """Values distributed like the table, between its points linearly."""
+def quantile(tables: Int64s, row: int | Int64s, word: Words) -> Int64s:
+    """Values distributed like that row of `tables`, between its points linearly."""
     upper = (word >> np.uint64(32)).astype(np.int64)
     cell, into = upper >> (32 - _CELL_BITS), upper & (2 ** (32 - _CELL_BITS) - 1)
-    return table[cell] + ((table[cell + 1] - table[cell]) * into >> (32 - _CELL_BITS))
+    low: Int64s = tables[row, cell]
+    high: Int64s = tables[row, cell + 1]
+    step: Int64s = (high - low) * into >> (32 - _CELL_BITS)
+    return low + step
 
 
 def mean(table: Int64s) -> float:
@@ -221,7 +226,8 @@ CHAT_INPUT = _table(
 )  # fmt: skip
 CHAT_OUTPUT = _table(
     (0, 1), (500, 10), (1000, 24), (2000, 100), (3000, 213), (4000, 291), (5000, 350), (6000, 399),
-    (7000, 447), (8000, 504), (9000, 597), (9500, 698), (9800, 892), (9900, 1119), (9950, 1568), (10_000, 2000),
+    (7000, 447), (8000, 504), (9000, 597), (9500, 698), (9800, 892), (9900, 1119), (9950, 1568),
+    (10_000, 2000),
 )  # fmt: skip
 PREFIX_HIT_PER_MILLE = _table(
     (0, 0), (500, 18), (1000, 28), (2000, 52), (3000, 90), (4000, 146), (5000, 363), (6000, 537),
@@ -280,6 +286,9 @@ MODELS = (
 )
 GPT, CLAUDE, LLAMA, PREVIEW = range(4)
 
+SECOND_MODEL_PER_CENT = 3
+"""Of a tenant's events, those that go to its second model."""
+
 
 def mean_price_usd(model: int, mix: int) -> float:
     """Expected price of one event at natural length."""
@@ -313,7 +322,7 @@ class Tenants:
     details: Words
 
 
-_NEAR_CAP_USD = {4: 0.86 * DAILY_CAP_USD, 11: 0.92 * DAILY_CAP_USD}
+_NEAR_CAP_USD = {4: 0.85 * DAILY_CAP_USD, 11: 0.88 * DAILY_CAP_USD}
 """By rank: the two tenants who come close to the cap."""
 
 _SPEND_KNEE_USD, _SPEND_TOP_USD = 15.0, 36.0
@@ -339,7 +348,8 @@ def tenants_of(shape: TrafficShape) -> Tenants:
     mixes = (details % np.uint64(len(FEATURE_MIXES))).astype(np.int64)
     mixes[0] = 3
     models, seconds, lengths = [GPT], [LLAMA], [50]
-    events = shape.originals - shape.runaway_events
+    billable = (1 - shape.cache_hit_fraction) * (1 - shape.failure_fraction) * (1 - shape.unpriced_fraction)
+    events = (shape.originals - shape.runaway_events) * billable
     for rank, weight in enumerate(weights):
         chosen = int(details[rank + 1] >> np.uint64(8)) % 100
         # Volume lives on the small model.
@@ -347,7 +357,8 @@ def tenants_of(shape: TrafficShape) -> Tenants:
         main = LLAMA if small else GPT if chosen < 45 else CLAUDE
         second = GPT if main == LLAMA else LLAMA
         mix = int(mixes[rank + 1])
-        price = 0.97 * mean_price_usd(main, mix) + 0.03 * mean_price_usd(second, mix)
+        stray = SECOND_MODEL_PER_CENT / 100
+        price = (1 - stray) * mean_price_usd(main, mix) + stray * mean_price_usd(second, mix)
         natural = price * events * weight / sum(weights)
         scale = round(1000 * _target_usd(natural, rank) / natural) if natural > 0 else 1000
         models.append(main)
@@ -372,9 +383,9 @@ def tenants_of(shape: TrafficShape) -> Tenants:
 
 
 _HOUR_PER_MILLE = (
-    (839, 714, 733, 676, 714, 660, 684, 855, 1015, 1054, 1125, 1093)
-    + (1060, 1073, 1060, 1047, 1091, 1079, 1007, 1229, 1456, 1402, 1270, 1063)
-)  # fmt: skip
+    *(839, 714, 733, 676, 714, 660, 684, 855, 1015, 1054, 1125, 1093),
+    *(1060, 1073, 1060, 1047, 1091, 1079, 1007, 1229, 1456, 1402, 1270, 1063),
+)
 
 
 def minute_weights() -> Int64s:
@@ -384,18 +395,3 @@ def minute_weights() -> Int64s:
     return np.array(
         [hours[m // 60] * (60 - m % 60) + hours[m // 60 + 1] * (m % 60) for m in minutes], np.int64
     )
-
-
-LOOP_START_MS = 13 * HOUR_MS
-LOOP_MS = 4 * HOUR_MS + HOUR_MS // 2
-"""When the runaway's agent starts to call itself, and how long until somebody notices."""
-
-LOOP_SPEND_USD = 140.0
-
-
-def loop_input_tokens(shape: TrafficShape) -> int:
-    """Tokens of an average prompt in the loop: enough for 140 USD together, at most half a context window."""
-    loop_events = shape.runaway_events - shape.runaway_events // 10
-    # Answers are a fiftieth of the prompt; prompts grow to 1.2 of this on average, see `traffic`.
-    per_token = (MODELS[GPT].input_rate + MODELS[GPT].output_rate / 50) / 10_000_000
-    return min(int(LOOP_SPEND_USD / (loop_events * 1.2 * per_token)), 64_000)
