@@ -43,7 +43,7 @@ pricing:
       multiplier: 0.8
 limits:
   tenant:
-    daily_cap: 50.00
+    daily_cap: 60.00
     burst_threshold: 0.8
     fallback_model: fallback-llama-3
   feature:
