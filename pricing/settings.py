@@ -50,8 +50,10 @@ _ONE = Decimal(1)
 
 _NAME = read.label(1, 128)
 _AMOUNT = read.decimal("0", "1e9", places=USD_SCALE)
-_RATE = read.decimal("0", "1e9", places=18)
-_MULTIPLIER = read.decimal("0", "1e9", places=6)
+# With these, the price of the largest event that there can be (2**41 tokens) has 19 digits before the point,
+# where an amount has room for 26: the rest is for sums.
+_RATE = read.decimal("0", "1000", places=18)
+_MULTIPLIER = read.decimal("0", "1000", places=6)
 _TOPIC = read.matching(r"(?!\.\.?$)[\w.-]{1,249}", "must be a Kafka topic: letters, digits, '.', '_' and '-'")
 _WEBHOOK_NAME = read.matching(r"[\w.-]{1,64}", "must be a name of letters, digits, '.', '_' and '-'")
 

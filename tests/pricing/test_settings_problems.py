@@ -52,8 +52,8 @@ metering:
     [
         ("-0.1", "must be positive (zero is allowed), got -0.1"),
         ("-1e-18", "must be positive (zero is allowed), got -1e-18"),
-        ("1000000000.01", "must be at most 1e9, got 1000000000.01"),
-        ("1e9999", "must be at most 1e9, got 1e9999"),
+        ("1000.000000000000000001", "must be at most 1000, got 1000.000000000000000001"),
+        ("1e9999", "must be at most 1000, got 1e9999"),
         ("1e-19", "must have at most 18 digits after the point, got 1e-19"),
         ("1e-9999", "must have at most 18 digits after the point, got 1e-9999"),
         (".inf", "must be a number, got .inf"),
@@ -72,7 +72,7 @@ metering:
         ('"5\\n"', "must be a number, got '5\\n'"),
         ('"5\\u2028"', "must be a number, got '5\\u2028'"),
         ("''", "must be a number, got ''"),
-        ("9" * 99, "must be at most 1e9, got " + "9" * 57 + "..."),
+        ("9" * 99, "must be at most 1000, got " + "9" * 57 + "..."),
         ("[1]", "must be a single value, got a list"),
         ("{a: 1}", "must be a single value, got a mapping"),
         ("", "is missing"),
@@ -119,6 +119,13 @@ def test_a_rate_is_a_plain_number_from_zero(written: str, sentence: str) -> None
             (
                 "pricing.rules[0].multiplier: must have at most 6 digits after the point, got 1e-7",
                 "pricing.rules[0].credit_multiplier: must be positive (zero is allowed), got -1",
+            ),
+        ),
+        (
+            "{rules: [{model: m, input_rate: 0, output_rate: 0, multiplier: 1e9, credit_multiplier: 1001}]}",
+            (
+                "pricing.rules[0].multiplier: must be at most 1000, got 1e9",
+                "pricing.rules[0].credit_multiplier: must be at most 1000, got 1001",
             ),
         ),
         (
