@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from packaging.requirements import Requirement
 from pricing import settings_values
 from pricing.settings import load_settings
 from sinks.clickhouse import connect, parse_address
+from tests.test_architecture import ARROWS, imports, modules
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -35,12 +38,16 @@ def compose() -> dict[str, Any]:
 # Versions
 
 
-def test_every_dependency_is_pinned_for_every_python() -> None:
+def requirements() -> dict[str, list[Requirement]]:
+    """What pyproject.toml asks for, by extra; "" is the base."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML by itself")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [Requirement(text) for text in project["dependencies"]]
-    for extra in project["optional-dependencies"].values():
-        wanted += [Requirement(text) for text in extra]
+    by_extra = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {extra: [Requirement(text) for text in texts] for extra, texts in by_extra.items()}
+
+
+def test_every_dependency_is_pinned_for_every_python() -> None:
+    wanted = [need for needs in requirements().values() for need in needs]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     for python in ("3.10", "3.11", "3.12"):
@@ -55,6 +62,27 @@ def test_every_dependency_is_pinned_for_every_python() -> None:
             if need.name.lower() not in pinned or pinned[need.name.lower()] not in need.specifier
         ]
         assert missing == [], f"for Python {python}"
+
+
+@pytest.mark.parametrize(
+    ("packages", "extras"),
+    [
+        (["metering"], [""]),
+        (["metering", "pricing", "sinks", "dataflows", "dashboard"], ["", "pipeline", "embedded"]),
+    ],
+)
+def test_what_is_imported_is_asked_for(packages: list[str], extras: list[str]) -> None:
+    # What comes along with something else works only until that something changes its mind.
+    asked = {need.name.lower() for extra in extras for need in requirements()[extra]} | {"pydantic-core"}
+    distributions = packages_distributions()
+    unasked = set()
+    for module, source in modules(*packages).items():
+        for _, name in imports(module, source):
+            package = name.split(".", maxsplit=1)[0]
+            names = {found.lower().replace("_", "-") for found in distributions.get(package, [package])}
+            if package not in sys.stdlib_module_names and package not in ARROWS and not names & asked:
+                unasked.add(f"{module} imports {name}")
+    assert unasked == set()
 
 
 def test_every_pin_is_exact() -> None:
