@@ -9,9 +9,16 @@ import polars as pl
 from dataflows.batch import Bools, Int64s
 from metering.event import TIMESTAMP_MS_END
 
+_LENGTHS = (len("2026-02-02T02:40:00Z"), len("2026-02-02T02:40:00.123456789+00:00"))
+_OFFSET_LENGTH = len("+00:00")
 _DIGIT_COLUMNS = (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18)
 _SEPARATORS = ((4, "-"), (7, "-"), (13, ":"), (16, ":"))
+_FRACTION = 20  # where its first digit stands
+_FRACTION_DIGITS_MAX = 9
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
+
+_Texts = npt.NDArray[np.uint8]
+"""One row a text of ASCII, one column a character."""
 
 
 def parse_timestamps(column: pl.Series) -> tuple[Int64s, Bools]:
@@ -24,63 +31,62 @@ def parse_timestamps(column: pl.Series) -> tuple[Int64s, Bools]:
     good = np.zeros(len(column), np.bool_)
     lengths = column.str.len_bytes().fill_null(0).to_numpy()
     for length in np.unique(lengths):
-        if not 20 <= length <= 35:
+        if not _LENGTHS[0] <= length <= _LENGTHS[1]:
             continue
         rows = np.flatnonzero(lengths == length)
         chosen = column if len(rows) == len(column) else column.gather(rows)
-        text = chosen.str.join("").item().encode()
-        table = np.frombuffer(text, np.uint8).reshape(len(rows), int(length))
-        millis[rows], good[rows] = _parse_layout(table)
+        texts = np.frombuffer(chosen.str.join("").item().encode(), np.uint8).reshape(len(rows), int(length))
+        zulu = (texts[:, -1] == ord("Z")) | (texts[:, -1] == ord("z"))
+        for alike, offset_length in ((zulu, 1), (~zulu, _OFFSET_LENGTH)):
+            if alike.any():
+                of_one = texts if alike.all() else texts[alike]
+                millis[rows[alike]], good[rows[alike]] = _parse_layout(of_one, int(length) - offset_length)
     return millis, good
 
 
-def _number(table: npt.NDArray[np.uint8], start: int, stop: int) -> Int64s:
-    value = np.zeros(len(table), np.int64)
-    for column in range(start, stop):
-        value = value * 10 + (table[:, column] - np.uint8(48))
-    return value
-
-
-def _parse_layout(table: npt.NDArray[np.uint8]) -> tuple[Int64s, Bools]:
-    length = table.shape[1]
-    good = (table[:, 10] == ord("T")) | (table[:, 10] == ord("t"))
+def _parse_layout(texts: _Texts, fraction_end: int) -> tuple[Int64s, Bools]:
+    """Texts of one length whose offset, `Z` or `+HH:MM`, begins at the column `fraction_end`."""
+    size = len(texts)
+    if not (fraction_end == _FRACTION - 1 or 0 < fraction_end - _FRACTION <= _FRACTION_DIGITS_MAX):
+        return np.zeros(size, np.int64), np.zeros(size, np.bool_)
+    good = (texts[:, 10] == ord("T")) | (texts[:, 10] == ord("t"))
     for column, separator in _SEPARATORS:
-        good &= table[:, column] == ord(separator)
-    zulu = (table[:, -1] == ord("Z")) | (table[:, -1] == ord("z"))
-    if zulu.all():
-        fraction_end, offset_ms = length - 1, np.int64(0)
-    elif length >= 25 and not zulu.any():
-        fraction_end = length - 6
-        offset_ms, offset_good = _parse_offset(table[:, fraction_end:])
-        good &= offset_good
-    else:  # both forms at one length: leave the few to the slow reader
-        return np.zeros(len(table), np.int64), np.zeros(len(table), np.bool_)
-    digits = [*_DIGIT_COLUMNS, *range(20, fraction_end)]
-    if fraction_end == 20 or fraction_end > 29:
-        good[:] = False
-    elif fraction_end > 20:
-        good &= table[:, 19] == ord(".")
-    good &= ((table[:, digits] - np.uint8(48)) <= 9).all(axis=1)
-    year, month, day = _number(table, 0, 4), _number(table, 5, 7), _number(table, 8, 10)
-    hour, minute, second = _number(table, 11, 13), _number(table, 14, 16), _number(table, 17, 19)
+        good &= texts[:, column] == ord(separator)
+    digits = [*_DIGIT_COLUMNS, *range(_FRACTION, fraction_end)]
+    good &= ((texts[:, digits] - np.uint8(48)) <= 9).all(axis=1)
+    year, month, day = _number(texts, 0, 4), _number(texts, 5, 7), _number(texts, 8, 10)
+    hour, minute, second = _number(texts, 11, 13), _number(texts, 14, 16), _number(texts, 17, 19)
     month_is_real = (month >= 1) & (month <= 12)
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     month_days = _DAYS_IN_MONTH[np.where(month_is_real, month, 0)] + (leap & (month == 2))
     good &= month_is_real & (day >= 1) & (day <= month_days) & (year >= 1)
     good &= (hour <= 23) & (minute <= 59) & (second <= 59)
-    fraction = _number(table, 20, min(fraction_end, 23)) if fraction_end > 20 else np.int64(0)
-    fraction = fraction * 10 ** (3 - min(max(fraction_end - 20, 0), 3))
     seconds = _days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
-    millis = seconds * 1_000 + fraction - offset_ms
+    millis = seconds * 1_000
+    if fraction_end > _FRACTION:
+        good &= texts[:, _FRACTION - 1] == ord(".")
+        kept = min(fraction_end, _FRACTION + 3)
+        millis += _number(texts, _FRACTION, kept) * 10 ** (_FRACTION + 3 - kept)
+    if texts.shape[1] - fraction_end == _OFFSET_LENGTH:
+        offset_ms, offset_good = _parse_offset(texts[:, fraction_end:])
+        millis -= offset_ms
+        good &= offset_good
     return millis, good & (millis >= 0) & (millis < TIMESTAMP_MS_END)
 
 
-def _parse_offset(table: npt.NDArray[np.uint8]) -> tuple[Int64s, Bools]:
+def _number(texts: _Texts, start: int, stop: int) -> Int64s:
+    value = np.zeros(len(texts), np.int64)
+    for column in range(start, stop):
+        value = value * 10 + (texts[:, column] - np.uint8(48))
+    return value
+
+
+def _parse_offset(texts: _Texts) -> tuple[Int64s, Bools]:
     """`+HH:MM` or `-HH:MM` as milliseconds east of UTC."""
-    positive, negative = table[:, 0] == ord("+"), table[:, 0] == ord("-")
-    good = (positive | negative) & (table[:, 3] == ord(":"))
-    good &= ((table[:, [1, 2, 4, 5]] - np.uint8(48)) <= 9).all(axis=1)
-    hours, minutes = _number(table, 1, 3), _number(table, 4, 6)
+    positive, negative = texts[:, 0] == ord("+"), texts[:, 0] == ord("-")
+    good = (positive | negative) & (texts[:, 3] == ord(":"))
+    good &= ((texts[:, [1, 2, 4, 5]] - np.uint8(48)) <= 9).all(axis=1)
+    hours, minutes = _number(texts, 1, 3), _number(texts, 4, 6)
     good &= (hours <= 23) & (minutes <= 59)
     return np.where(negative, -1, 1) * (hours * 3_600_000 + minutes * 60_000), good
 

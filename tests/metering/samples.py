@@ -6,12 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from metering.event import InvalidEvent, parse_line
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""For every property: a loaded machine must not turn a test red."""
 
 SMALLEST: dict[str, Any] = {
     "idempotency_key": "k",

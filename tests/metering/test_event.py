@@ -21,7 +21,7 @@ from metering.event import (
     parse_line,
     parse_text,
 )
-from tests.metering.samples import FULLEST, SMALLEST, refusal, smallest, unhurried
+from tests.metering.samples import FULLEST, SMALLEST, refusal, smallest
 
 
 def test_the_smallest_event_has_a_default_for_every_other_field() -> None:
@@ -183,7 +183,6 @@ json_values = st.recursive(
 )
 
 
-@unhurried
 @given(st.dictionaries(st.sampled_from([*FIELDS, "specversion", "data", "id", "x"]), json_values))
 @example({"attributes": {"k": "\ud800"}})
 def test_any_object_is_an_event_or_is_refused_with_one_short_sentence(document: dict[str, Any]) -> None:
@@ -200,7 +199,6 @@ def test_any_object_is_an_event_or_is_refused_with_one_short_sentence(document: 
     assert "\n" not in detail
 
 
-@unhurried
 @given(st.binary() | st.text().map(str.encode))
 @example(b"\xef\xbb\xbf")
 def test_any_bytes_are_an_event_or_are_refused(line: bytes) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.event import FIELDS, TIMESTAMP_MS_END, TOKENS_MAX, QuarantineReason, parse_line, timestamp_ms
-from tests.metering.samples import ABSENT, refusal, smallest, unhurried
+from tests.metering.samples import ABSENT, refusal, smallest
 
 TEXTS = {"idempotency_key": 256} | dict.fromkeys(
     ["tenant_id", "feature_id", "provider", "model", "model_version", "region", "service_tier"], 128
@@ -288,7 +288,6 @@ def test_a_timestamp_is_rfc_3339_with_an_offset_or_epoch_milliseconds(
         assert refusal(line).reason.value == outcome
 
 
-@unhurried
 @given(st.integers(0, TIMESTAMP_MS_END * 1000 - 1), st.integers(-1439, 1439))
 def test_every_moment_is_read_as_python_writes_it(epoch_us: int, offset_minutes: int) -> None:
     zone = timezone(timedelta(minutes=offset_minutes))

@@ -1,0 +1,73 @@
+"""Timestamps by the column against the contract's reader of one timestamp."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dataflows.rfc3339 import parse_timestamps
+from metering.event import TIMESTAMP_MS_END, timestamp_ms
+from tests.dataflows.odd_values import DATES, FRACTIONS, OFFSETS, TIMES
+
+
+def one_by_one(text: str | None) -> int | None:
+    """What the contract reads; None where the text is no timestamp of an event."""
+    try:
+        millis = -1 if text is None else timestamp_ms(text)
+    except (ValueError, OverflowError):
+        return None
+    return millis if 0 <= millis < TIMESTAMP_MS_END else None
+
+
+def by_the_column(texts: list[str | None]) -> list[int | None]:
+    millis, good = parse_timestamps(pl.Series(texts, dtype=pl.String))
+    return [
+        value if readable else None for value, readable in zip(millis.tolist(), good.tolist(), strict=True)
+    ]
+
+
+dates = st.sampled_from(DATES) | st.dates().map(str)
+times = st.sampled_from(TIMES) | st.times().map(lambda time: time.strftime("%H:%M:%S"))
+timestamps = st.builds(
+    lambda date, mark, time, fraction, offset: f"{date}{mark}{time}{fraction}{offset}",
+    dates,
+    st.sampled_from("TTTTt "),
+    times,
+    st.sampled_from(FRACTIONS),
+    st.sampled_from(OFFSETS),
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> str:
+    text = draw(timestamps)
+    place = draw(st.integers(0, len(text)))
+    return text[:place] + draw(st.text(max_size=2)) + text[place + draw(st.integers(0, 2)) :]
+
+
+@given(st.lists(st.none() | timestamps | damaged() | st.text(min_size=18, max_size=36), max_size=40))
+@example(["2026-02-02T02:40:00.1234Z", "2026-02-02T02:40:00+00:00", "2026-02-02T02:40:00.12é"])
+@example([])
+@example([None])
+def test_a_column_is_read_as_its_texts_are(texts: list[str | None]) -> None:
+    assert by_the_column(texts) == [one_by_one(text) for text in texts]
+
+
+def test_every_odd_date_time_fraction_and_offset_beside_every_other_kind() -> None:
+    texts: list[str | None] = [
+        *(f"{date}T{time}Z" for date in DATES for time in TIMES),
+        *(f"2026-02-02T02:40:00{fraction}{offset}" for fraction in FRACTIONS for offset in OFFSETS),
+    ]
+    read = by_the_column(texts)
+    assert read == [one_by_one(text) for text in texts]
+    assert sum(millis is not None for millis in read) > 100
+
+
+@pytest.mark.parametrize("year", [1970, 1999, 2000, 2024, 2025, 2099])
+def test_every_day_of_a_year_and_the_days_that_it_has_not(year: int) -> None:
+    days: list[str | None] = [
+        f"{year}-{month:02}-{day:02}T00:00:00Z" for month in range(14) for day in range(33)
+    ]
+    assert by_the_column(days) == [one_by_one(day) for day in days]
