@@ -114,12 +114,15 @@ def file_pattern(source: str) -> str:
         return unquote(urlsplit(source.replace("?", "%3F").replace("#", "%23")).path)
     if "://" in source:
         raise InputError(
-            f"the source begins with {source.split('://', 1)[0]}://; use kafka://host:port/topic, file:///path or -"
+            f"the source begins with {source.split('://', 1)[0]}://; "
+            "use kafka://host:port/topic, file:///path or -"
         )
     return source
 
 
-def read_webhooks(webhooks: tuple[WebhookSettings, ...], environment: Mapping[str, str]) -> list[WebhookEndpoint]:
+def read_webhooks(
+    webhooks: tuple[WebhookSettings, ...], environment: Mapping[str, str]
+) -> list[WebhookEndpoint]:
     """Receivers with their secrets, which are read here and nowhere else.
 
     Raises:
@@ -134,7 +137,9 @@ def read_webhooks(webhooks: tuple[WebhookSettings, ...], environment: Mapping[st
             except ValueError as exc:
                 raise PlanError(f"the webhook secret in {where} cannot be used: {exc}") from None
         try:
-            endpoints.append(WebhookEndpoint(webhook.name, webhook.url, tuple(secrets), webhook.allow_private))
+            endpoints.append(
+                WebhookEndpoint(webhook.name, webhook.url, tuple(secrets), webhook.allow_private)
+            )
         except ValueError as exc:
             raise PlanError(str(exc)) from None
     return endpoints

@@ -64,7 +64,8 @@ class Sightings:
 
 def pack_position(offset: Int64s, line: npt.NDArray[np.int32]) -> UInt64s:
     """Offset (below 2**44) and line within its message (below 2**20) as one number."""
-    return (offset.astype(np.uint64) << np.uint64(_LINE_BITS)) | line.astype(np.uint64)
+    packed: UInt64s = (offset.astype(np.uint64) << np.uint64(_LINE_BITS)) | line.astype(np.uint64)
+    return packed
 
 
 class DedupeIndex:
@@ -117,7 +118,7 @@ class DedupeIndex:
     ) -> npt.NDArray[np.bool_]:
         """Judge the rows whose slot is taken; true where the entry there settles the row."""
         known = self._entries
-        same = known["key_low"][entry] == events.key_low[rows]
+        same: npt.NDArray[np.bool_] = known["key_low"][entry] == events.key_low[rows]
         candidates = np.flatnonzero(same)
         if len(candidates) == 0:
             return same
@@ -126,7 +127,9 @@ class DedupeIndex:
         match = close & (known["key_high"][at] == events.key_high[row])
         same[candidates] = match
         row, at = row[match], at[match]
-        itself = (known["position"][at] == events.position[row]) & (known["partition"][at] == events.partition)
+        itself = (known["position"][at] == events.position[row]) & (
+            known["partition"][at] == events.partition
+        )
         equal = known["content"][at] == events.content[row]
         verdict[row] = np.where(itself, ORIGINAL, np.where(equal, DUPLICATE, CONFLICT))
         return same
@@ -137,7 +140,7 @@ class DedupeIndex:
             return np.zeros(0, np.bool_)
         # Of several writes to one slot the last stays: written backwards, that is the earliest row.
         self._slots[slot[::-1]] = np.arange(len(rows) - 1, -1, -1, dtype=np.int32)
-        won = self._slots[slot] == np.arange(len(rows), dtype=np.int32)
+        won: npt.NDArray[np.bool_] = self._slots[slot] == np.arange(len(rows), dtype=np.int32)
         taken = rows[won]
         start, self._count = self._count, self._count + len(taken)
         self._slots[slot[won]] = np.arange(start, self._count, dtype=np.int32)
@@ -153,7 +156,7 @@ class DedupeIndex:
 
     def take_added(self) -> npt.NDArray[np.void]:
         """Entries added since the last call, as one array of `ENTRY_DTYPE`: what a snapshot must keep."""
-        added = self._entries[self._saved : self._count].copy()
+        added: npt.NDArray[np.void] = self._entries[self._saved : self._count].copy()
         self._saved = self._count
         return added
 

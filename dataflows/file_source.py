@@ -49,7 +49,8 @@ def find_files(pattern: str) -> tuple[str, ...]:
     if pattern == "-":
         return (f"stdin:{uuid.uuid4().hex[:12]}",)
     if any(mark in pattern for mark in "*?["):
-        paths = [Path(match).absolute() for match in sorted(glob.glob(pattern, recursive=True))]
+        # A Path cannot glob an absolute pattern.
+        paths = [Path(match).absolute() for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
         paths = [path for path in paths if not path.is_dir()]
         if not paths:
             raise InputError(f"no file matches {pattern}")
@@ -97,7 +98,13 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
     """
 
     def __init__(
-        self, partition: Partition, file: BinaryIO, position: FileState, now_ms: Callable[[], int], *, follow: bool
+        self,
+        partition: Partition,
+        file: BinaryIO,
+        position: FileState,
+        now_ms: Callable[[], int],
+        *,
+        follow: bool,
     ) -> None:
         self._partition = partition
         self._file = file

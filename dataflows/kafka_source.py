@@ -160,7 +160,8 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
     def _commit(self, offset: int) -> None:
         try:
             self._consumer.commit(
-                offsets=[TopicPartition(self._partition.source, self._partition.number, offset)], asynchronous=True
+                offsets=[TopicPartition(self._partition.source, self._partition.number, offset)],
+                asynchronous=True,
             )
         except KafkaException as exc:
             _log.warning("offsets for lag tools were not committed", extra={"reason": str(exc)})
@@ -198,7 +199,8 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         offsets = np.array([message.offset() for message in messages], np.int64)
         clock = self._now_ms()
         arrivals = np.array(
-            [stamp if kind else clock for kind, stamp in (message.timestamp() for message in messages)], np.int64
+            [stamp if kind else clock for kind, stamp in (message.timestamp() for message in messages)],
+            np.int64,
         )
         self._next_offset = int(offsets[-1]) + 1
         data = b"\n".join(values) + b"\n"

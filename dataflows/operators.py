@@ -87,11 +87,13 @@ class ShardState:
     def from_json(cls, text: str) -> ShardState:
         """Inverse of `to_json`."""
         content = json.loads(text)
-        return cls(content["shard"], manifest_from_json(content["manifest"]), dict(map(tuple, content["peaks_ms"])))
+        return cls(
+            content["shard"], manifest_from_json(content["manifest"]), dict(map(tuple, content["peaks_ms"]))
+        )
 
 
 class ShardLog:
-    """The segment log of a shard; of a shard that has no state yet it is opened by the first slice that comes."""
+    """The segment log of a shard; where there is no state yet, the first slice that comes opens it."""
 
     def __init__(self, directory: Path, state: ShardState | None) -> None:
         self._directory = directory
@@ -169,7 +171,9 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         before_ms = self._marks.slowest_ms() - self._keep_ms
         self._index.forget(before_ms)
         self._log.segments.drop_before(before_ms)
-        return ShardState(self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)).to_json()
+        return ShardState(
+            self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)
+        ).to_json()
 
 
 SpendOutput: TypeAlias = "WindowVersions | CapAlert"
@@ -187,7 +191,12 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
 
     @classmethod
     def build(
-        cls, directory: Path, resumed: str | None, new_book: Callable[[], SpendBook], keep_ms: int, expected: frozenset[int]
+        cls,
+        directory: Path,
+        resumed: str | None,
+        new_book: Callable[[], SpendBook],
+        keep_ms: int,
+        expected: frozenset[int],
     ) -> SpendLogic:
         """Load a shard. `keep_ms` is the retention of a window after its end.
 
@@ -232,7 +241,9 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
             block = _windows_to_bytes([(key, self._book.windows[key]) for key in changed])
             self._log.segments.append(block, 0, 0)
             self._records += len(changed)
-        return ShardState(self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)).to_json()
+        return ShardState(
+            self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)
+        ).to_json()
 
 
 def new_book(limits: LimitSettings, thresholds: tuple[Decimal, ...]) -> Callable[[], SpendBook]:
@@ -260,4 +271,7 @@ def _windows_to_bytes(windows: list[tuple[WindowKey, SpendWindow]]) -> bytes:
 
 def _windows_from_bytes(block: bytes) -> Iterable[tuple[WindowKey, SpendWindow]]:
     for tenant, feature, kind, start, end, spend, events, raised in json.loads(block):
-        yield (tenant, feature, kind, start), SpendWindow(end, spend, events, None, [Decimal(one) for one in raised])
+        yield (
+            (tenant, feature, kind, start),
+            SpendWindow(end, spend, events, None, [Decimal(one) for one in raised]),
+        )

@@ -38,7 +38,7 @@ class CorruptStateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One file as a manifest sees it. Its first `size_bytes` bytes count; all in it expires at `newest_ms`."""
+    """One file as a manifest sees it. Its first `size_bytes` bytes count; it expires after `newest_ms`."""
 
     name: str
     size_bytes: int
@@ -93,7 +93,8 @@ class SegmentLog:
                 raise CorruptStateError(f"the state file {path} is missing")
             if path.stat().st_size < segment.size_bytes:
                 raise CorruptStateError(
-                    f"the state file {path} has {path.stat().st_size} bytes; {segment.size_bytes} were written"
+                    f"the state file {path} has {path.stat().st_size} bytes; "
+                    f"{segment.size_bytes} were written"
                 )
         for path in directory.iterdir():
             if path.name not in named:
@@ -173,9 +174,13 @@ def _read_blocks(path: Path, size_bytes: int) -> Iterator[bytes]:
             header = file.read(_HEADER.size)
             magic, length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (b"", 0, 0)
             if magic != _MAGIC or position + _HEADER.size + length > size_bytes:
-                raise CorruptStateError(f"the state file {path} is damaged at byte {position}: no block begins there")
+                raise CorruptStateError(
+                    f"the state file {path} is damaged at byte {position}: no block begins there"
+                )
             block = file.read(length)
             if len(block) != length or zlib.crc32(block) != checksum:
-                raise CorruptStateError(f"the state file {path} is damaged at byte {position}: its checksum is wrong")
+                raise CorruptStateError(
+                    f"the state file {path} is damaged at byte {position}: its checksum is wrong"
+                )
             yield block
             position += _HEADER.size + length

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dataflows.alerts import AlertRoutes
-from dataflows.connections import JobPlan, PlanError, find_inputs, plan_job, process_environment, read_webhooks
+from dataflows.connections import (
+    JobPlan,
+    PlanError,
+    find_inputs,
+    plan_job,
+    process_environment,
+    read_webhooks,
+)
 from dataflows.file_source import InputError
 from dataflows.segments import CorruptStateError
 from dataflows.state import LOCK_HELD_ENV, JobState, StateHeldError, StateLock, open_state
@@ -38,7 +45,7 @@ OPERATOR_ERRORS = (
 
 @dataclass(frozen=True)
 class Job:
-    """A job that may begin: its plan, the state directory it holds, the inputs it found, who hears of alerts."""
+    """A job that may begin: its plan, the state it holds, the inputs it found, who hears of alerts."""
 
     plan: JobPlan
     state: JobState
@@ -100,5 +107,5 @@ def prepare_or_exit() -> Job:
     try:
         return prepare(process_environment())
     except OPERATOR_ERRORS as exc:
-        print(f"meterline: {exc}", file=sys.stderr)
+        sys.stderr.write(f"meterline: {exc}\n")
         raise SystemExit(1) from None

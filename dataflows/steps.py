@@ -42,7 +42,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the usual odd cons
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """News of one input's progress: its greatest event time in one batch (-1: none), and whether it is live."""
+    """News of one input: the greatest event time of one batch (-1: none), and whether it is live."""
 
     partition: Partition
     peak_ms: int
@@ -73,7 +73,7 @@ class SpendSlice:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What dedupe made of a slice: originals (with `watermark_ms`), copies, and quarantine rows for conflicts."""
+    """What dedupe made of a slice: originals (with `watermark_ms`), copies, quarantine rows of conflicts."""
 
     partition: Partition
     originals: pl.DataFrame
@@ -107,7 +107,7 @@ def key_hashes(events: pl.DataFrame, seed: int) -> tuple[UInt64s, UInt64s]:
         pl.col("tenant_id").str.len_bytes().cast(pl.String), pl.lit(":"), "tenant_id", "idempotency_key"
     )
     # polars-hash adds its expressions to columns by name, so the text becomes one first.
-    hashed = events.select(key=text).select(plh.col("key").nchash.xxh3_128(seed=seed))["key"]  # type: ignore[attr-defined]
+    hashed = events.select(key=text).select(plh.col("key").nchash.xxh3_128(seed=seed))["key"]
     halves = hashed.to_frame().select(
         low=(pl.col("key") % 2**64).cast(pl.UInt64), high=(pl.col("key") // 2**64).cast(pl.UInt64)
     )
@@ -118,7 +118,7 @@ def content_hashes(events: pl.DataFrame) -> UInt64s:
     """A 64-bit hash of every field that a copy of an event must repeat."""
     mixed = np.zeros(len(events), np.uint64)
     texts = events.select(
-        *(plh.col(name).nchash.xxh3_64(seed=0) for name in _CONTENT_STRINGS)  # type: ignore[attr-defined]
+        *(plh.col(name).nchash.xxh3_64(seed=0) for name in _CONTENT_STRINGS)
     )
     with np.errstate(over="ignore"):
         for column in texts:
@@ -128,18 +128,19 @@ def content_hashes(events: pl.DataFrame) -> UInt64s:
         cost = events["provider_cost"]
         if cost.null_count() < len(cost):
             told = cost.cast(pl.String).fill_null("").to_frame("cost")
-            mixed = _mix(mixed, told.select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"].to_numpy())  # type: ignore[attr-defined]
+            mixed = _mix(mixed, told.select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"].to_numpy())
         else:
             mixed = _mix(mixed, np.full(len(events), _ABSENT_COST, np.uint64))
     return mixed
 
 
-_ABSENT_COST = pl.DataFrame({"cost": [""]}).select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"][0]  # type: ignore[attr-defined]
+_ABSENT_COST = pl.DataFrame({"cost": [""]}).select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"][0]
 
 
 def _mix(state: UInt64s, value: UInt64s) -> UInt64s:
-    state = (state ^ value) * _MIX
-    return state ^ (state >> np.uint64(29))
+    multiplied: UInt64s = (state ^ value) * _MIX
+    mixed: UInt64s = multiplied ^ (multiplied >> np.uint64(29))
+    return mixed
 
 
 def split_by_shard(decoded: Decoded, shards: int, seed: int) -> Iterator[tuple[int, ShardSlice]]:
@@ -197,7 +198,9 @@ def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention
         refused = refuse(
             events.filter(~known),
             QuarantineReason.UNPRICED,
-            pl.concat_str(pl.lit("the rate card has no rate for model "), "model", pl.lit(" of provider "), "provider"),
+            pl.concat_str(
+                pl.lit("the rate card has no rate for model "), "model", pl.lit(" of provider "), "provider"
+            ),
         )
         quarantined = pl.concat([quarantined, refused])
         events, rule = events.filter(known), rule[known]
@@ -227,7 +230,9 @@ def _rules_of(events: pl.DataFrame, card: RateCard) -> Int64s:
     """The index of each event's rule; the card is asked once for each distinct model."""
     pairs = events.select("provider", "model").unique()
     table = pairs.with_columns(
-        rule=pl.Series([card.rule_for(provider, model) for provider, model in pairs.iter_rows()], dtype=pl.Int64)
+        rule=pl.Series(
+            [card.rule_for(provider, model) for provider, model in pairs.iter_rows()], dtype=pl.Int64
+        )
     )
     joined = events.select("provider", "model").join(
         table, on=["provider", "model"], how="left", maintain_order="left"
@@ -269,11 +274,13 @@ def split_by_tenant(rated: Rated, shards: int) -> Iterator[tuple[int, pl.DataFra
     )
     if rows.is_empty():
         return
-    shard = rows.select(plh.col("tenant_id").nchash.xxh3_64(seed=0))["tenant_id"] % shards  # type: ignore[attr-defined]
-    for (number,), part in rows.with_columns(_shard=shard).partition_by(
-        "_shard", as_dict=True, maintain_order=True, include_key=False
-    ).items():
-        yield int(number), part  # type: ignore[call-overload]  # an integer column
+    shard = rows.select(plh.col("tenant_id").nchash.xxh3_64(seed=0))["tenant_id"] % shards
+    for (number,), part in (
+        rows.with_columns(_shard=shard)
+        .partition_by("_shard", as_dict=True, maintain_order=True, include_key=False)
+        .items()
+    ):
+        yield int(number), part
 
 
 def verdict_frames(
@@ -302,6 +309,8 @@ def conflict_rows(events: pl.DataFrame, conflict: Bools) -> pl.DataFrame:
         events.filter(conflict),
         QuarantineReason.IDEMPOTENCY_CONFLICT,
         pl.concat_str(
-            pl.lit("the key "), "idempotency_key", pl.lit(" was used within the window for an event with other content")
+            pl.lit("the key "),
+            "idempotency_key",
+            pl.lit(" was used within the window for an event with other content"),
         ),
     )

@@ -71,7 +71,10 @@ class TrafficSummary:
 
 
 def generate(shape: TrafficShape) -> Iterator[bytes]:
-    """Chunks of whole lines, each line with its end; the same bytes for the same shape, always."""
+    """Chunks of whole lines, each line with its end; the same bytes for the same shape, always.
+
+    Takes some 120 bytes of memory a line to put the lines in order, and 150 MB to build a chunk.
+    """
     for chunk, _ in _chunks(shape):
         yield chunk
 

@@ -48,7 +48,8 @@ class TrafficShape:
     own times. A few copies carry a time of up to one hour after the day's end, so for a source that
     refuses what lies in the future the day must have ended an hour ago. Fractions are of all lines,
     except `unpriced`, `cache_hit`, `failure` and `late`, which are of the distinct events. From 2,000
-    events on, the runaway tenant passes 50 USD at the rates of the example configuration.
+    events on, the runaway tenant passes 50 USD at the rates of the example configuration; up to some
+    15,000 events a tenant, nobody else does.
 
     Raises:
         ValueError: fewer than 100 events or 10 tenants, or fractions that leave no room for events.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
+
+# Of our own: the thread's context, which an application may have set to anything, would change an id.
+_EXACT = Context(prec=50, traps=[Inexact])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,10 @@ def alert_id(
 ) -> str:
     """The same for every alert on one (tenant, cap, window, threshold), whoever computes it and when.
 
-    Parts are length-prefixed, so that no two identities share a text.
+    Parts are length-prefixed, so that no two identities share a text. A threshold is its value, however many
+    zeros it was written with.
     """
-    parts = (tenant_id, feature_id, window_kind, str(window_start_ms), format(threshold.normalize(), "f"))
+    fraction = format(threshold.normalize(_EXACT), "f")
+    parts = (tenant_id, feature_id, window_kind, str(window_start_ms), fraction)
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return "alert_" + hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ nor written to the provider's cache, `cache_write` what was written for five min
 was not reasoning."""
 
 _INT64_MAX = 2**63 - 1
+# Of our own: the thread's context, which an application may have set to anything, would change a rate.
+_EXACT = Context(prec=100, traps=[Inexact])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class RateCard:
 
 
 def _class_rates(rule: Rule) -> tuple[Decimal, ...]:
-    """Rates in the order of `TOKEN_CLASSES`; a class that the rule does not name costs what its whole costs."""
+    """Rates in the order of `TOKEN_CLASSES`; a class without one of its own costs what its whole costs."""
 
     def named(rate: Decimal | None, whole: Decimal) -> Decimal:
         return whole if rate is None else rate
@@ -78,19 +80,20 @@ def _class_rates(rule: Rule) -> tuple[Decimal, ...]:
 
 
 def _places(values: Sequence[Decimal]) -> int:
-    return max((-int(value.normalize().as_tuple().exponent) for value in values if value), default=0)
+    return max((-int(value.normalize(_EXACT).as_tuple().exponent) for value in values if value), default=0)
 
 
 def _scaled(value: Decimal, scale: int) -> int:
-    sign, digits, exponent = value.as_tuple()
-    shift = int(exponent) + scale
-    number = int("".join(map(str, digits)) or "0")
-    scaled = number * 10**shift if shift >= 0 else number // 10**-shift
-    return -scaled if sign else scaled
+    return int(value.normalize(_EXACT).scaleb(scale, _EXACT))
 
 
 def compile_card(rules: Sequence[Rule]) -> RateCard:
-    """Compile a card. Its version is a hash of its content, the same whatever order the rules stand in."""
+    """Compile a card. Its version is a hash of its content, the same whatever order the rules stand in.
+
+    Args:
+        rules: as `pricing.settings` reads them: no number is negative, a rate has at most 18 decimal
+            places, a multiplier at most 6, and both are at most 1000.
+    """
     by_rule = [_class_rates(rule) for rule in rules]
     rate_scale = max(USD_SCALE, _places([rate for rates in by_rule for rate in rates]))
     multiplier_scale = max(0, _places([rule.multiplier for rule in rules]))
@@ -100,7 +103,7 @@ def compile_card(rules: Sequence[Rule]) -> RateCard:
     bound = [[float(rate) if rate <= _INT64_MAX else float("inf") for rate in row] for row in rates]
     lines = sorted(
         "\x1f".join((rule.provider, rule.model, *(str(rate) for rate in row), str(rate_scale)))
-        + f"\x1f{rule.multiplier.normalize():f}\x1f{rule.credit_multiplier.normalize():f}"
+        + f"\x1f{rule.multiplier.normalize(_EXACT):f}\x1f{rule.credit_multiplier.normalize(_EXACT):f}"
         for rule, row in zip(rules, rates, strict=True)
     )
     shape = (len(rules), len(TOKEN_CLASSES))

@@ -24,7 +24,12 @@ Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 PRODUCT_BOUND = 4e18
-"""Products are kept below this, so that a doubled remainder and the error of the bound itself fit in 63 bits."""
+"""Products up to this take the 64-bit road.
+
+No more than ten roundings lie between a product and its bound, none of them off by more than one part in
+2**53: a product whose bound is below this is itself below 2**62, and a remainder of it can be doubled in 63
+bits.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +60,7 @@ class Amounts:
     oversized: Mapping[int, tuple[int, int, int]]
 
 
-def usage_of(
-    rule: Int64s, counts: Mapping[str, Int64s], cache_hit: Bools, billable: Bools
-) -> Usage:
+def usage_of(rule: Int64s, counts: Mapping[str, Int64s], cache_hit: Bools, billable: Bools) -> Usage:
     """Split gross counts into the priced classes: every token lands in exactly one.
 
     `counts` maps the event's token fields to columns whose subsets fit their wholes.
@@ -88,7 +91,7 @@ def rate(card: RateCard, usage: Usage) -> Amounts:
         all_tokens += tokens
     multiplier = card.multipliers[usage.rule]
     credit = card.credit_multipliers[usage.rule]
-    credit_unit = 10 ** (USD_SCALE - card.credit_scale) if card.credit_scale < USD_SCALE else 1
+    credit_unit = 10 ** (USD_SCALE - card.credit_scale)
     product = bound * np.maximum(multiplier, 1)
     credit_product = all_tokens.astype(np.float64) * credit * credit_unit
     fits = (product < PRODUCT_BOUND) & (credit_product < PRODUCT_BOUND)
@@ -97,9 +100,7 @@ def rate(card: RateCard, usage: Usage) -> Amounts:
     cost = _round(numerator, 10 ** (card.rate_scale - USD_SCALE))
     price = _round(numerator * multiplier, 10 ** (card.rate_scale + card.multiplier_scale - USD_SCALE))
     credits_pico = np.where(fits, all_tokens, 0) * credit * credit_unit
-    oversized = {
-        row: _rate_row(card, usage, row) for row in np.flatnonzero(~fits).tolist()
-    }
+    oversized = {row: _rate_row(card, usage, row) for row in np.flatnonzero(~fits).tolist()}
     return Amounts(
         cost_pico=np.where(usage.cache_hit, 0, cost),
         price_pico=np.where(usage.billable, price, 0),
@@ -114,7 +115,8 @@ def _round(numerator: Int64s, divisor: int) -> Int64s:
         return numerator
     quotient, remainder = np.divmod(numerator, divisor)
     twice = 2 * remainder
-    return quotient + ((twice > divisor) | ((twice == divisor) & (quotient & 1 == 1)))
+    rounded: Int64s = quotient + ((twice > divisor) | ((twice == divisor) & (quotient & 1 == 1)))
+    return rounded
 
 
 def _rate_row(card: RateCard, usage: Usage, row: int) -> tuple[int, int, int]:

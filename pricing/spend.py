@@ -30,7 +30,7 @@ WindowKey = tuple[str, str, str, int]
 
 @dataclass(slots=True)
 class SpendWindow:
-    """One running sum. `events` counts what it holds and so orders its versions; `raised` holds thresholds."""
+    """One running sum. `events` counts what it holds and so orders its versions; `raised` has thresholds."""
 
     end_ms: int
     spend_pico: int = 0
@@ -83,8 +83,11 @@ class SpendBook:
         return touched, alerts
 
     def forget(self, before_ms: int) -> list[WindowKey]:
-        """Drop every window that ended at or before an instant; returns their keys."""
-        gone = [key for key, window in self.windows.items() if window.end_ms <= before_ms]
+        """Drop every window that ended before an instant; returns their keys.
+
+        One that ended at that very instant stays: an event of it is not late yet.
+        """
+        gone = [key for key, window in self.windows.items() if window.end_ms < before_ms]
         for key in gone:
             del self.windows[key]
             self._changed.pop(key, None)
@@ -147,7 +150,8 @@ def _ceil_pico(cap: Decimal, threshold: Decimal) -> int:
     """The least whole number of picodollars that is no less than threshold x cap."""
     cap_top, cap_bottom = cap.as_integer_ratio()
     top, bottom = threshold.as_integer_ratio()
-    return -(-cap_top * top * PICO // (cap_bottom * bottom))
+    least: int = -(-cap_top * top * PICO // (cap_bottom * bottom))
+    return least
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +166,11 @@ def _crossing(
 ) -> _Crossing:
     """The first event, in order of arrival, with which the sum reaches the limit."""
     tenant, feature, _, start = key
+    # By its day, as the sums are: the row that crosses is one of those that were summed.
     mine = (
         (pl.col("tenant_id") == tenant)
-        & (pl.col("timestamp_ms") >= start)
-        & (pl.col("timestamp_ms") < window.end_ms)
+        & (pl.col("day_start_ms") >= start)
+        & (pl.col("day_start_ms") < window.end_ms)
     )
     if feature:
         mine &= pl.col("feature_id") == feature

@@ -57,7 +57,12 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
     """One partition. `post` is there on the first one only."""
 
     def __init__(
-        self, publisher: Publisher, client: Client, post: AlertPost | None, now_ms: Callable[[], int], on_published: Callable[[int], None]
+        self,
+        publisher: Publisher,
+        client: Client,
+        post: AlertPost | None,
+        now_ms: Callable[[], int],
+        on_published: Callable[[int], None],
     ) -> None:
         self._publisher = publisher
         self._client = client
@@ -104,7 +109,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         delivered = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
         self._publisher.collect("cap_alert_deliveries", delivery_rows(delivered))
         # Progress is staged last, so that it never claims what is not there yet.
-        moved = [(*_input_of(name), *self._progress[name]) for name in self._moved]
+        moved = [_progress_row(name, self._progress[name]) for name in self._moved]
         self._publisher.collect("source_progress", progress_rows(moved, now_ms))
         before = self._publisher.published_rows
         pending = self._publisher.turn_epoch()
@@ -124,7 +129,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._client.close()
 
     def _hand_over(self, delivered: list[str]) -> None:
-        """The alerts of the epoch before are durable and published: post them; this epoch's wait their turn."""
+        """Post the alerts of the epoch before, now durable and published; those of this epoch wait."""
         if self._post is not None:
             if self._durable_alerts:
                 self._post.post(self._durable_alerts)
@@ -142,9 +147,10 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         counts[1] += progress.read
 
 
-def _input_of(name: str) -> tuple[str, int]:
+def _progress_row(name: str, counts: list[int]) -> tuple[str, int, int, int]:
     source, number = json.loads(name)
-    return source, number
+    next_offset, events_read = counts
+    return source, number, next_offset, events_read
 
 
 def _alert_to_json(alert: CapAlert) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def _alert_from_json(entry: dict[str, Any]) -> CapAlert:
 
 
 class MeteringSink(FixedPartitionedSink[SinkItem, str]):
-    """`partitions` sink partitions, each with its own client. Nothing is opened before Bytewax builds a partition."""
+    """`partitions` sink partitions, each with a client. Nothing is opened before Bytewax builds one."""
 
     def __init__(
         self,
@@ -190,6 +196,10 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         publisher = Publisher(client, BlockStage(self._staged, for_part))
         post = self._open_post() if for_part == "sink-00" else None
         partition = MeteringPartition(publisher, client, post, self._now_ms, self._on_published)
-        state = PublisherState.from_json(resume_state) if resume_state else PublisherState((), {"progress": {}, "alerts": []})
+        state = (
+            PublisherState.from_json(resume_state)
+            if resume_state
+            else PublisherState((), {"progress": {}, "alerts": []})
+        )
         partition.resume(state)
         return partition

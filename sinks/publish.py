@@ -145,7 +145,12 @@ def insert_block(client: Client, block: StagedBlock, data: bytes, sleep: Callabl
             attempt += 1
             _log.warning(
                 "an insert failed and is tried again",
-                extra={"table": block.table, "rows": block.rows, "attempt": attempt, "error": _first_line(exc)},
+                extra={
+                    "table": block.table,
+                    "rows": block.rows,
+                    "attempt": attempt,
+                    "error": _first_line(exc),
+                },
             )
             sleep(pause)
         else:
@@ -175,7 +180,7 @@ class PublisherState:
 
 
 class Publisher:
-    """The deferred-publish protocol of one sink partition: `collect` rows, and `turn_epoch` at its snapshot."""
+    """The deferred-publish protocol of one sink partition: `collect` rows, `turn_epoch` at its snapshot."""
 
     def __init__(
         self, client: Client, stage: BlockStage, sleep: Callable[[float], None] = time.sleep

@@ -46,7 +46,7 @@ class WindowVersions:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One poll of one input went through decode: it goes on at `next_offset`, and `read` lines were events."""
+    """One poll of one input was decoded: the input goes on at `next_offset`; `read` lines were not blank."""
 
     source: str
     number: int

@@ -182,7 +182,7 @@ def _document(raw: bytes) -> dict[str, Any]:
 
 def _without_envelope(document: dict[str, Any]) -> dict[str, Any]:
     """The event inside a CloudEvents envelope, or the document itself when it is not one."""
-    if "specversion" not in document:
+    if document.get("specversion") is None:  # null is as absent here as anywhere
         return document
     if document["specversion"] != "1.0":
         raise RejectedError("invalid_value")

@@ -201,6 +201,7 @@ def envelope(**changes: Any) -> bytes:
         (envelope(), "accepted"),
         (envelope(specversion="0.3"), "invalid_value"),
         (envelope(specversion=1.0), "invalid_value"),
+        (envelope(specversion=None), "missing_field"),  # so it is no envelope, but an event without a key
         (envelope(specversion="0.3", data=...), "invalid_value"),
         (envelope(data=...), "missing_field"),
         (envelope(data=None), "missing_field"),
