@@ -118,10 +118,10 @@ class RawBatch:
     age_limited: bool
 
     @classmethod
-    def heartbeat(cls, partition: Partition, next_offset: int, live: bool) -> RawBatch:
+    def heartbeat(cls, partition: Partition, next_offset: int, *, live: bool) -> RawBatch:
         """A batch without a line: it carries liveness, and wakes every step once an epoch."""
         none = np.empty(0, np.int64)
-        return cls(partition, b"", none, none.astype(np.int32), none, next_offset, live, False)
+        return cls(partition, b"", none, none.astype(np.int32), none, next_offset, live, age_limited=False)
 
 
 @dataclass(frozen=True, slots=True)

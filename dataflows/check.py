@@ -37,7 +37,7 @@ class Finding:
 
 
 def check_everything(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Findings on the configuration, the webhook secrets, the source, ClickHouse and the state directory."""
+    """Findings on the configuration, webhook secrets, the source, ClickHouse and the state directory."""
     settings: Settings | None = None
     path = environment.get(CONFIG_ENV, DEFAULT_CONFIG)
     try:
@@ -49,7 +49,9 @@ def check_everything(environment: Mapping[str, str]) -> Iterator[Finding]:
     if settings is not None:
         known = settings
         card = compile_card(known.pricing.rules)
-        yield Finding(f"config {path}", ok=True, lines=(f"{len(card.rules)} rules, rate card {card.version}",))
+        yield Finding(
+            f"config {path}", ok=True, lines=(f"{len(card.rules)} rules, rate card {card.version}",)
+        )
         yield _look("webhooks", lambda: _webhooks(known, environment))
     queue = settings.metering.queue if settings is not None else "ai-metering-events"
     source = environment.get(SOURCE_ENV) or f"kafka://localhost:9092/{queue}"
@@ -86,10 +88,10 @@ def _clickhouse(environment: Mapping[str, str]) -> str:
     address = parse_address(url)
     client = connect(address)
     try:
-        done = client.query("EXISTS TABLE schema_migrations").first_item["result"] and {
-            row[0] for row in client.query("SELECT number FROM schema_migrations").result_rows
-        }
-        missing = [one for one in migrations() if one.number not in (done or set())]
+        done = set()
+        if client.query("EXISTS TABLE schema_migrations").result_rows[0][0]:
+            done = {row[0] for row in client.query("SELECT number FROM schema_migrations").result_rows}
+        missing = [one for one in migrations() if one.number not in done]
         told = f"{len(missing)} migrations to apply (the job does it)" if missing else "tables up to date"
         return f"{address} answers as version {client.server_version}; {told}"
     finally:

@@ -7,9 +7,10 @@ found a break · 130 interrupted.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,19 @@ import click
 from dataflows.check import check_everything
 from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, FOLLOW_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
 from dataflows.demo import run_demo
+from dataflows.report import (
+    DIMENSIONS,
+    ROWS_MAX,
+    alerts_report,
+    dropped_report,
+    losing_tenants,
+    margin_report,
+    quarantine_report,
+    render_csv,
+    render_json,
+    render_text,
+    spend_report,
+)
 from dataflows.run import JobFailedError, drain_alerts, log_to_stderr, run_job, run_worker
 from dataflows.start import OPERATOR_ERRORS, prepare
 from dataflows.supervise import run_workers
@@ -57,8 +71,12 @@ def _option(flag: str, variable: str, text: str) -> Callable[[Command], Command]
 
 
 config_option = _option("--config", CONFIG_ENV, "the configuration, meterline.yaml by default")
-source_option = _option("--source", SOURCE_ENV, "kafka://host:port/topic, file:///path*.jsonl, or - for stdin")
-clickhouse_option = _option("--clickhouse", CLICKHOUSE_ENV, "clickhouse://user:password@host:port/db, or chdb:///dir")
+source_option = _option(
+    "--source", SOURCE_ENV, "kafka://host:port/topic, file:///path*.jsonl, or - for stdin"
+)
+clickhouse_option = _option(
+    "--clickhouse", CLICKHOUSE_ENV, "clickhouse://user:password@host:port/db, or chdb:///dir"
+)
 state_option = _option("--state-dir", STATE_DIR_ENV, "where the job keeps what it must remember")
 
 
@@ -85,9 +103,12 @@ def main() -> None:
 @clickhouse_option
 @state_option
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="worker processes")
-@click.option("--follow/--to-end", default=None, help="go on for ever, or end with what is there now "
-              "(by default Kafka is followed and a file ends)")
-def run(workers: int, follow: bool | None) -> None:
+@click.option(
+    "--follow/--to-end",
+    default=None,
+    help="go on for ever, or end with what is there now (by default Kafka is followed and a file ends)",
+)
+def run(workers: int, follow: bool | None) -> None:  # noqa: FBT001  # click passes options by name
     """Price events until the input ends, or for ever."""
     if follow is not None:
         os.environ[FOLLOW_ENV] = "1" if follow else "0"
@@ -99,7 +120,10 @@ def run(workers: int, follow: bool | None) -> None:
         raise PlanError("chdb:// belongs to one process: run one worker, or give --clickhouse a server")
     code = run_workers(workers, os.environ)
     if code:
-        raise JobFailedError(f"a worker ended with code {code}; all were stopped, and the next run goes on from the last durable epoch")
+        raise JobFailedError(
+            f"a worker ended with code {code}; all were stopped, "
+            "and the next run goes on from the last durable epoch"
+        )
     drain_alerts(job)
 
 
@@ -141,8 +165,49 @@ def check() -> None:
         sys.exit(EXIT_FAILED)
 
 
+REPORTS = {
+    "losing": losing_tenants,
+    "alerts": alerts_report,
+    "spend": spend_report,
+}
+RENDERERS = {
+    "text": lambda table: render_text(table, shutil.get_terminal_size((120, 24)).columns),
+    "json": render_json,
+    "csv": render_csv,
+}
+
+
 @main.command()
-@click.option("--directory", type=click.Path(path_type=Path), default=Path(".meterline-demo"), show_default=True)
+@clickhouse_option
+@click.argument("what", type=click.Choice(["margin", "losing", "dropped", "quarantine", "spend", "alerts"]))
+@click.option(
+    "--by", type=click.Choice(list(DIMENSIONS)), default="model", show_default=True, help="of margin"
+)
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="first day (UTC) of margin")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="day after the last of margin")
+@click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=50, show_default=True)
+@click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
+def report(what: str, by: str, since: datetime | None, until: datetime | None, limit: int, form: str) -> None:
+    """Show margin, losing tenants, what was dropped, the quarantine, spend against caps, or alerts."""
+    client = connect(_address())
+    try:
+        migrate(client)
+        if what == "margin":
+            days = (since.date() if since else None, until.date() if until else None)
+            table = margin_report(client, by, *days, limit=limit)
+        elif what in ("dropped", "quarantine"):
+            table = dropped_report(client) if what == "dropped" else quarantine_report(client)
+        else:
+            table = REPORTS[what](client, limit)
+    finally:
+        client.close()
+    click.echo(RENDERERS[form](table))
+
+
+@main.command()
+@click.option(
+    "--directory", type=click.Path(path_type=Path), default=Path(".meterline-demo"), show_default=True
+)
 @click.option("--events", type=click.IntRange(1_000, 100_000_000), default=1_000_000, show_default=True)
 @click.option("--seed", type=int, default=7, show_default=True)
 def demo(directory: Path, events: int, seed: int) -> None:

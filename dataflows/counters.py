@@ -1,5 +1,7 @@
-"""What this process has done since it started, for the progress line and the log. Not for billing:
-the exact counts are in ClickHouse, and `meterline audit` proves them."""
+"""What this process has done since it started, for the progress line and the log.
+
+Not for billing: the exact counts are in ClickHouse, and `meterline audit` proves them.
+"""
 
 from __future__ import annotations
 

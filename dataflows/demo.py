@@ -89,7 +89,8 @@ def run_demo(directory: Path, events: int, seed: int, say: Callable[[str], None]
     elapsed_seconds = time.monotonic() - started
     if PROCESS.read:
         rate = PROCESS.read / elapsed_seconds
-        say(f"  {PROCESS.read:,} events in {elapsed_seconds:.1f} s: {rate:,.0f} events/s, one worker, recovery on")
+        took = f"{PROCESS.read:,} events in {elapsed_seconds:.1f} s"
+        say(f"  {took}: {rate:,.0f} events/s, one worker, recovery on")
     else:
         say("  nothing new: this state has read the whole file already, and nothing below has changed")
     client = connect(job.plan.clickhouse)

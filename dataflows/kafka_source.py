@@ -114,6 +114,7 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         self._lifecycle = EpochLifecycle()
         self._awake_at: datetime | None = None
         self._live = True
+        self._end_seen = 0
         self._durable: list[int | None] = [None]
 
     def next_batch(self) -> list[RawBatch]:
@@ -135,7 +136,7 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
             self._awake_at = datetime.now(timezone.utc) + _IDLE
             return []
         self._lifecycle.sent()
-        return [RawBatch.heartbeat(self._partition, self._next_offset or 0, self._live)]
+        return [RawBatch.heartbeat(self._partition, self._next_offset or 0, live=self._live)]
 
     def next_awake(self) -> datetime | None:
         """Poll again in a few milliseconds when there was nothing."""
@@ -155,7 +156,10 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         self._consumer.close()
 
     def _at_end(self) -> bool:
-        return self._end_offset is not None and (self._next_offset or 0) >= self._end_offset
+        # The last offsets may be control records, which end a transaction and are no messages.
+        return (
+            self._end_offset is not None and max(self._next_offset or 0, self._end_seen) >= self._end_offset
+        )
 
     def _commit(self, offset: int) -> None:
         try:
@@ -173,14 +177,12 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         for message in self._consumer.consume(POLL_MESSAGES, timeout=0):
             error = message.error()
             if error is None:
-                if self._end_offset is None or message.offset() < self._end_offset:
+                if self._end_offset is None or (message.offset() or 0) < self._end_offset:
                     messages.append(message)
                 self._live = True
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._live = False
-                # Control records at the end have offsets but no messages.
-                if self._end_offset is not None and not messages:
-                    self._next_offset = max(self._next_offset or 0, message.offset())
+                self._end_seen = message.offset() or 0
             elif error.code() not in _PASSING:
                 raise InputError(self._refusal(error))
         return messages

@@ -80,7 +80,8 @@ def build_flow(job: Job) -> Dataflow:
     rated = op.map_value("rate", judged, partial(_rate, card=card, settings=settings))
     amounts = op.flat_map("by_tenant", rated, partial(_by_tenant, shards=state.shards))
     ticks = op.flat_map("ticks", decoded, partial(_ticks, shards=state.shards))
-    spend = op.stateful_batch("spend", op.merge("spend_input", ticks, amounts), partial(_spend_shard, job=job))
+    by_tenant = op.merge("spend_input", ticks, amounts)
+    spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
 
     sinks = state.sink_partitions
     rows = op.merge(
@@ -127,7 +128,8 @@ def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
 
 def _rate(judged: Judged, card: RateCard, settings: Settings) -> Rated:
     rated = rate_events(judged, card, settings.limits, settings.metering.window_retention_hours)
-    PROCESS.add(priced=len(rated.priced), duplicates=len(rated.duplicates), late=int(rated.priced["late"].sum()))
+    late = int(rated.priced["late"].sum())
+    PROCESS.add(priced=len(rated.priced), duplicates=len(rated.duplicates), late=late)
     _count_quarantine(rated.quarantined["reason"].value_counts().rows())
     return rated
 

@@ -121,7 +121,8 @@ def drain_alerts(job: Job) -> None:
         if delivered:
             client = connect(job.plan.clickhouse)
             try:
-                client.insert_arrow("cap_alert_deliveries", delivery_rows(delivered).to_arrow(), settings=INSERT_SETTINGS)
+                rows = delivery_rows(delivered).to_arrow()
+                client.insert_arrow("cap_alert_deliveries", rows, settings=INSERT_SETTINGS)
             finally:
                 client.close()
             post.reported([alert_id for alert_id, _ in delivered])
@@ -131,7 +132,7 @@ def drain_alerts(job: Job) -> None:
 
 @contextmanager
 def _progress(counters: Counters) -> Iterator[None]:
-    """A line on the terminal that keeps up with the job; where there is none, a JSON log line now and then."""
+    """A line on the terminal that keeps up with the job; without one, a JSON log line now and then."""
     done = threading.Event()
     show = _show_on_screen if _OUTPUT.isatty() else _show_in_log
     thread = threading.Thread(target=show, args=(counters, done), name="progress", daemon=True)

@@ -37,7 +37,7 @@ def run_workers(count: int, environment: Mapping[str, str]) -> int:
     addresses = ";".join(free_addresses(count))
     child_environment = {**environment, LOCK_HELD_ENV: str(os.getpid())}
     workers = [
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603  # our own interpreter and module
             [sys.executable, "-m", "dataflows.cli", "worker", str(number), addresses], env=child_environment
         )
         for number in range(count)

@@ -1,0 +1,192 @@
+"""What an operator looks at: margins, losses, what was dropped and why, alerts. Tables with exact amounts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+DIMENSIONS = {
+    "model": "model",
+    "feature": "feature_id",
+    "tenant": "tenant_id",
+    "provider": "provider",
+    "day": "day",
+}
+ROWS_MAX = 10_000
+_SHOWN_PLACES = Decimal("0.0001")
+_CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTable:
+    """A table as it was read: amounts are exact decimals, times UTC. `totals` has a cell a column, or is empty."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    totals: tuple[Any, ...] = ()
+
+
+def margin_report(
+    client: Client, by: str, since: date | None = None, until: date | None = None, limit: int = 50
+) -> ReportTable:
+    """Cost, price and margin by a dimension, least margin first; days are `[since, until)`.
+
+    Raises:
+        ValueError: no such dimension.
+    """
+    if by not in DIMENSIONS:
+        raise ValueError(f"there is no margin by {by}: choose from {', '.join(DIMENSIONS)}")
+    column = DIMENSIONS[by]
+    where = "day >= {since:Date} AND day < {until:Date}"
+    measures = (
+        "sum(requests), sum(billable_requests), sum(m.cost), sum(m.price), sum(m.price) - sum(m.cost),"
+        " if(sum(m.price) = 0, NULL, round((sum(m.price) - sum(m.cost)) * 100 / sum(m.price), 2))"
+    )
+    bounds = {"since": since or date(1970, 1, 1), "until": until or date(2100, 1, 1)}
+    rows = client.query(
+        f"SELECT {column}, {measures} FROM margin_daily AS m WHERE {where}"  # noqa: S608  # names are from DIMENSIONS
+        f" GROUP BY {column} ORDER BY 6, {column} LIMIT {{limit:UInt32}}",
+        parameters={**bounds, "limit": min(limit, ROWS_MAX)},
+    ).result_rows
+    totals = client.query(
+        f"SELECT 'all', {measures} FROM margin_daily AS m WHERE {where}",  # noqa: S608  # as above
+        parameters=bounds,
+    ).result_rows[0]
+    columns = (by, "requests", "billable", "cost", "price", "margin", "margin %")
+    return ReportTable(f"Margin by {by} (USD)", columns, _tuples(rows), tuple(totals))
+
+
+def losing_tenants(client: Client, limit: int = 20) -> ReportTable:
+    """Tenants that cost more than they are charged, the worst first."""
+    rows = client.query(
+        "SELECT tenant_id, sum(requests), sum(m.cost), sum(m.price), sum(m.price) - sum(m.cost) AS lost"
+        " FROM margin_daily AS m GROUP BY tenant_id HAVING lost < 0 ORDER BY lost, tenant_id LIMIT {limit:UInt32}",
+        parameters={"limit": min(limit, ROWS_MAX)},
+    ).result_rows
+    return ReportTable(
+        "Tenants that lose money (USD)", ("tenant", "requests", "cost", "price", "margin"), _tuples(rows)
+    )
+
+
+def quarantine_report(client: Client) -> ReportTable:
+    """What waits in quarantine, by reason, with one example of each."""
+    rows = client.query(
+        "SELECT reason, count(), any(detail), any(source) FROM quarantine WHERE resolved_at IS NULL"
+        " GROUP BY reason ORDER BY count() DESC, reason"
+    ).result_rows
+    return ReportTable("In quarantine", ("reason", "events", "for example", "where"), _tuples(rows))
+
+
+def dropped_report(client: Client) -> ReportTable:
+    """Where everything that arrived has gone: priced, copies, and quarantine by reason."""
+    rows: list[tuple[Any, ...]] = [
+        ("priced", *_one(client, "SELECT count() FROM usage"), "rows of usage"),
+        ("  of these late", *_one(client, "SELECT countIf(late) FROM usage"), "priced, but outside spend"),
+        ("duplicates", *_one(client, "SELECT count() FROM duplicates FINAL"), "copies: counted, not priced"),
+    ]
+    rows += [
+        (f"quarantine: {reason}", count, detail[:60])
+        for reason, count, detail, _ in quarantine_report(client).rows
+    ]
+    read = _one(client, "SELECT sum(events_read) FROM source_progress FINAL")[0]
+    return ReportTable("What arrived, and where it went", ("", "events", ""), tuple(rows), ("read", read, ""))
+
+
+def alerts_report(client: Client, limit: int = 50) -> ReportTable:
+    """Alerts, the newest first."""
+    rows = client.query(
+        "SELECT tenant_id, feature_id, window_kind, window_start, a.cap, a.threshold, a.spend, crossing_key,"
+        " raised_at, delivered_at FROM cap_alerts AS a ORDER BY raised_at DESC, alert_id LIMIT {limit:UInt32}",
+        parameters={"limit": min(limit, ROWS_MAX)},
+    ).result_rows
+    columns = (
+        "tenant", "feature", "window", "start", "cap", "threshold", "spend", "crossing event", "raised", "delivered",
+    )  # fmt: skip
+    return ReportTable("Cap alerts (USD)", columns, _tuples(rows))
+
+
+def spend_report(client: Client, limit: int = 50) -> ReportTable:
+    """Windows that have come closest to their caps, or passed them."""
+    rows = client.query(
+        "SELECT tenant_id, feature_id, window_kind, window_start, spend, s.cap, ratio, remaining FROM spend AS s"
+        " WHERE s.cap IS NOT NULL ORDER BY ratio DESC, tenant_id LIMIT {limit:UInt32}",
+        parameters={"limit": min(limit, ROWS_MAX)},
+    ).result_rows
+    columns = ("tenant", "feature", "window", "start", "spend", "cap", "ratio", "remaining")
+    return ReportTable("Spend against caps (USD)", columns, _tuples(rows))
+
+
+def _one(client: Client, sql: str) -> tuple[Any, ...]:
+    return tuple(client.query(sql).result_rows[0])
+
+
+def _tuples(rows: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(row) for row in rows)
+
+
+def render_text(table: ReportTable, width: int) -> str:
+    """Aligned text of at most `width` characters a line. Amounts are rounded for the eye; JSON and CSV keep them."""
+    body = [[_shown(cell) for cell in row] for row in table.rows]
+    foot = [[_shown(cell) for cell in table.totals]] if table.totals else []
+    if not body:
+        return f"{table.title}\n  none"
+    cells = [list(table.columns), *body, *foot]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
+    right = [
+        all(isinstance(row[column], (int, Decimal)) or row[column] is None for row in table.rows)
+        for column in range(len(table.columns))
+    ]
+
+    def line(row: list[str]) -> str:
+        parts = [
+            cell.rjust(size) if flush else cell.ljust(size)
+            for cell, size, flush in zip(row, widths, right, strict=True)
+        ]
+        return ("  " + "  ".join(parts)).rstrip()[:width]
+
+    rule = "  " + "─" * min(width - 2, sum(widths) + 2 * (len(widths) - 1))
+    lines = [table.title, line(list(table.columns)), rule, *(line(row) for row in body)]
+    return "\n".join([*lines, *([rule, *(line(row) for row in foot)] if foot else [])])
+
+
+def _shown(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, Decimal):
+        return f"{_CONTEXT.quantize(cell, _SHOWN_PLACES):,f}"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, datetime):
+        return cell.strftime("%Y-%m-%d %H:%M:%S")
+    return str(cell)
+
+
+def render_json(table: ReportTable) -> str:
+    """Rows as objects; amounts as exact decimal strings."""
+    rows = [dict(zip(table.columns, map(_exact, row), strict=True)) for row in table.rows]
+    totals = dict(zip(table.columns, map(_exact, table.totals), strict=True)) if table.totals else None
+    return json.dumps({"title": table.title, "rows": rows, "totals": totals}, indent=2)
+
+
+def render_csv(table: ReportTable) -> str:
+    """Header and rows; amounts as exact decimal strings, no totals."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(["" if cell is None else _exact(cell) for cell in row] for row in table.rows)
+    return text.getvalue()
+
+
+def _exact(cell: Any) -> Any:
+    if isinstance(cell, Decimal):
+        return format(cell, "f")
+    return cell.isoformat() if isinstance(cell, (date, datetime)) else cell
