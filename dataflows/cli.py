@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 import click
 
 from dataflows.check import check_everything
-from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, FOLLOW_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
+from dataflows.connections import (
+    CLICKHOUSE_ENV,
+    CONFIG_ENV,
+    FOLLOW_ENV,
+    SOURCE_ENV,
+    STATE_DIR_ENV,
+    PlanError,
+)
 from dataflows.demo import run_demo
 from dataflows.report import (
     DIMENSIONS,

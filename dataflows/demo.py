@@ -99,7 +99,7 @@ def run_demo(directory: Path, events: int, seed: int, say: Callable[[str], None]
     finally:
         client.close()
     say(
-        f"Ask for more, with any ClickHouse client on {job.plan.clickhouse}:\n\n{MORE_SQL}\n\n"
+        f'\nAsk for more:  meterline query --clickhouse {job.plan.clickhouse} "…"\n\n{MORE_SQL}\n\n'
         f"Prove that nothing was lost or doubled:  meterline audit {_flags(directory, day)}\n"
         f"Run it again, and nothing changes; begin anew:  rm -r {directory}"
     )

@@ -11,7 +11,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
@@ -32,8 +34,11 @@ _DELIVERIES_MAX = 100_000
 
 _log = logging.getLogger(__name__)
 
-_OUTPUT = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
-"""A copy of standard error, which stays what it is while the engine's own is kept in a file."""
+
+@cache
+def _output() -> TextIO:
+    """A copy of standard error, which stays what it is while the engine's own is kept in a file."""
+    return os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
 
 
 class JobFailedError(Exception):
@@ -134,7 +139,7 @@ def drain_alerts(job: Job) -> None:
 def _progress(counters: Counters) -> Iterator[None]:
     """A line on the terminal that keeps up with the job; without one, a JSON log line now and then."""
     done = threading.Event()
-    show = _show_on_screen if _OUTPUT.isatty() else _show_in_log
+    show = _show_on_screen if _output().isatty() else _show_in_log
     thread = threading.Thread(target=show, args=(counters, done), name="progress", daemon=True)
     thread.start()
     try:
@@ -146,7 +151,7 @@ def _progress(counters: Counters) -> Iterator[None]:
 
 def _show_on_screen(counters: Counters, done: threading.Event) -> None:
     started = time.monotonic()
-    console = Console(file=_OUTPUT)
+    console = Console(file=_output())
     with Live(console=console, auto_refresh=False) as live:
         while not done.wait(SCREEN_PERIOD_SECONDS):
             live.update(Text(progress_line(counters, time.monotonic() - started)), refresh=True)
@@ -206,8 +211,8 @@ class JsonLines(logging.Formatter):
 
 def log_to_stderr() -> None:
     """JSON lines on standard error; on a terminal only what needs attention, as plain text."""
-    handler = logging.StreamHandler(_OUTPUT)
-    terminal = _OUTPUT.isatty()
+    handler = logging.StreamHandler(_output())
+    terminal = _output().isatty()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s") if terminal else JsonLines())
     logging.basicConfig(level=logging.WARNING if terminal else logging.INFO, handlers=[handler], force=True)
     # These report each attempt of what we report once, in a sentence.

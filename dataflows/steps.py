@@ -117,9 +117,7 @@ def key_hashes(events: pl.DataFrame, seed: int) -> tuple[UInt64s, UInt64s]:
 def content_hashes(events: pl.DataFrame) -> UInt64s:
     """A 64-bit hash of every field that a copy of an event must repeat."""
     mixed = np.zeros(len(events), np.uint64)
-    texts = events.select(
-        *(plh.col(name).nchash.xxh3_64(seed=0) for name in _CONTENT_STRINGS)
-    )
+    texts = events.select(*(plh.col(name).nchash.xxh3_64(seed=0) for name in _CONTENT_STRINGS))
     with np.errstate(over="ignore"):
         for column in texts:
             mixed = _mix(mixed, column.to_numpy())
