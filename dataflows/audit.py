@@ -114,7 +114,8 @@ def _check_input(
 
 def _positions(client: Client, table: str, one: Input) -> UInt64s:
     found = client.query_arrow(
-        f"SELECT bitOr(bitShiftLeft(toUInt64(source_offset), {LINE_BITS}), toUInt64(source_line)) AS position"  # noqa: S608  # a table of ours
+        f"SELECT bitOr(bitShiftLeft(toUInt64(source_offset), {LINE_BITS}),"  # noqa: S608  # a table of ours
+        " toUInt64(source_line)) AS position"
         f" FROM {table} WHERE source = {{source:String}} AND source_partition = {{number:UInt32}}",
         parameters={"source": one.source, "number": one.number},
     )
@@ -175,7 +176,7 @@ def _check_keys(client: Client, window_hours: int) -> Check:
 
 
 def _check_amounts(client: Client) -> Check:
-    """Price is cost x multiplier, each rounded once from the same exact cost: they differ by a rounding at most."""
+    """Price is cost x multiplier, each rounded once from one exact cost: they differ by roundings at most."""
     rows = client.query(
         "SELECT tenant_id, idempotency_key, toString(u.cost), toString(u.price) FROM usage AS u"
         " WHERE (NOT billable AND u.price != 0) OR (billable AND cache_status = 'miss' AND"
@@ -249,9 +250,11 @@ def _check_windows(client: Client, kind: str) -> Check:
 def _check_alerts(client: Client, threshold: Decimal) -> Check:
     rows = client.query(
         "SELECT s.tenant_id, s.feature_id, s.window_start FROM spend_windows AS s FINAL WHERE s.cap IS NOT NULL"
-        " AND toDecimal256(s.spend, 24) >= toDecimal256(assumeNotNull(s.cap), 12) * toDecimal256({threshold:String}, 12)"
-        " AND (s.tenant_id, s.feature_id, s.window_kind, s.window_start) NOT IN (SELECT tenant_id, feature_id,"
-        " window_kind, window_start FROM cap_alert_log FINAL WHERE threshold = toDecimal128({threshold:String}, 12))"
+        " AND toDecimal256(s.spend, 24) >="
+        " toDecimal256(assumeNotNull(s.cap), 12) * toDecimal256({threshold:String}, 12)"
+        " AND (s.tenant_id, s.feature_id, s.window_kind, s.window_start) NOT IN"
+        " (SELECT tenant_id, feature_id, window_kind, window_start FROM cap_alert_log FINAL"
+        " WHERE threshold = toDecimal128({threshold:String}, 12))"
         " ORDER BY s.tenant_id, s.feature_id, s.window_start LIMIT 1",
         parameters={"threshold": format(threshold, "f")},
     ).result_rows

@@ -15,20 +15,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from dataflows.audit import audit
 from dataflows.check import check_everything
 from dataflows.connections import (
     CLICKHOUSE_ENV,
     CONFIG_ENV,
+    DEFAULT_CONFIG,
     FOLLOW_ENV,
     SOURCE_ENV,
     STATE_DIR_ENV,
     PlanError,
+    read_settings,
 )
 from dataflows.demo import run_demo
+from dataflows.kafka_source import parse_topic
 from dataflows.report import (
     DIMENSIONS,
     ROWS_MAX,
+    ReportTable,
     alerts_report,
     dropped_report,
     losing_tenants,
@@ -42,6 +48,7 @@ from dataflows.report import (
 from dataflows.run import JobFailedError, drain_alerts, log_to_stderr, run_job, run_worker
 from dataflows.start import OPERATOR_ERRORS, prepare
 from dataflows.supervise import run_workers
+from pricing.settings import thresholds
 from sinks.clickhouse import ClickHouseAddress, connect, parse_address
 from sinks.migrate import migrate
 
@@ -209,6 +216,53 @@ def report(what: str, by: str, since: datetime | None, until: datetime | None, l
     finally:
         client.close()
     click.echo(RENDERERS[form](table))
+
+
+@main.command(name="audit")
+@config_option
+@source_option
+@clickhouse_option
+def audit_command() -> None:
+    """Count again from the sources and from ClickHouse, and prove that nothing was lost or doubled."""
+    settings = read_settings(os.environ.get(CONFIG_ENV, DEFAULT_CONFIG))
+    source = os.environ.get(SOURCE_ENV, "")
+    topic = parse_topic(source) if source.startswith("kafka://") else None
+    client = connect(_address())
+    broken = 0
+    try:
+        migrate(client)
+        hours = settings.metering.idempotency_window_hours
+        for found in audit(client, topic, thresholds(settings), hours, show_recount):
+            broken += not found.ok
+            click.echo(f"{'ok    ' if found.ok else 'BROKEN'} {found.name}: {found.detail}")
+    finally:
+        client.close()
+    click.echo("the books balance" if not broken else f"{broken} checks are broken")
+    if broken:
+        sys.exit(EXIT_AUDIT_BROKEN)
+
+
+def show_recount(text: str) -> None:
+    """Keep one line of progress on a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}\r", nl=False, err=True)
+
+
+@main.command()
+@clickhouse_option
+@click.argument("sql")
+@click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
+def query(sql: str, form: str) -> None:
+    """Ask ClickHouse something in SQL: the embedded engine has no other client."""
+    client = connect(_address())
+    try:
+        result = client.query(sql)
+    except ClickHouseError as exc:
+        raise PlanError(f"ClickHouse refuses the query: {str(exc).splitlines()[0][:500]}") from None
+    finally:
+        client.close()
+    table = ReportTable("", tuple(result.column_names), tuple(tuple(row) for row in result.result_rows))
+    click.echo(RENDERERS[form](table).lstrip("\n"))
 
 
 @main.command()

@@ -27,7 +27,7 @@ _CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A table as it was read: amounts are exact decimals, times UTC. `totals` has a cell a column, or is empty."""
+    """A table as it was read: exact decimals, times in UTC. `totals` has a cell a column, or is empty."""
 
     title: str
     columns: tuple[str, ...]
@@ -69,7 +69,8 @@ def losing_tenants(client: Client, limit: int = 20) -> ReportTable:
     """Tenants that cost more than they are charged, the worst first."""
     rows = client.query(
         "SELECT tenant_id, sum(requests), sum(m.cost), sum(m.price), sum(m.price) - sum(m.cost) AS lost"
-        " FROM margin_daily AS m GROUP BY tenant_id HAVING lost < 0 ORDER BY lost, tenant_id LIMIT {limit:UInt32}",
+        " FROM margin_daily AS m GROUP BY tenant_id HAVING lost < 0 ORDER BY lost, tenant_id"
+        " LIMIT {limit:UInt32}",
         parameters={"limit": min(limit, ROWS_MAX)},
     ).result_rows
     return ReportTable(
@@ -105,19 +106,20 @@ def alerts_report(client: Client, limit: int = 50) -> ReportTable:
     """Alerts, the newest first."""
     rows = client.query(
         "SELECT tenant_id, feature_id, window_kind, window_start, a.cap, a.threshold, a.spend, crossing_key,"
-        " raised_at, delivered_at FROM cap_alerts AS a ORDER BY raised_at DESC, alert_id LIMIT {limit:UInt32}",
+        " raised_at, delivered_at FROM cap_alerts AS a ORDER BY raised_at DESC, alert_id"
+        " LIMIT {limit:UInt32}",
         parameters={"limit": min(limit, ROWS_MAX)},
     ).result_rows
-    columns = (
-        "tenant", "feature", "window", "start", "cap", "threshold", "spend", "crossing event", "raised", "delivered",
-    )  # fmt: skip
+    columns = ("tenant", "feature", "window", "start", "cap", "threshold", "spend", "crossing event")
+    columns += ("raised", "delivered")
     return ReportTable("Cap alerts (USD)", columns, _tuples(rows))
 
 
 def spend_report(client: Client, limit: int = 50) -> ReportTable:
     """Windows that have come closest to their caps, or passed them."""
     rows = client.query(
-        "SELECT tenant_id, feature_id, window_kind, window_start, spend, s.cap, ratio, remaining FROM spend AS s"
+        "SELECT tenant_id, feature_id, window_kind, window_start, spend, s.cap, ratio, remaining"
+        " FROM spend AS s"
         " WHERE s.cap IS NOT NULL ORDER BY ratio DESC, tenant_id LIMIT {limit:UInt32}",
         parameters={"limit": min(limit, ROWS_MAX)},
     ).result_rows
@@ -134,7 +136,7 @@ def _tuples(rows: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
 
 
 def render_text(table: ReportTable, width: int) -> str:
-    """Aligned text of at most `width` characters a line. Amounts are rounded for the eye; JSON and CSV keep them."""
+    """Aligned text, at most `width` characters a line. Amounts are rounded for the eye; JSON and CSV keep them."""
     body = [[_shown(cell) for cell in row] for row in table.rows]
     foot = [[_shown(cell) for cell in table.totals]] if table.totals else []
     if not body:
