@@ -164,8 +164,8 @@ def _judge_recount(one: Input, found: Recount) -> Check:
 def _check_keys(client: Client, window_hours: int) -> Check:
     rows = client.query(
         "SELECT tenant_id, idempotency_key FROM usage GROUP BY tenant_id, idempotency_key HAVING count() > 1"
-        " AND arrayMin(arrayPopFront(arrayDifference(arraySort(groupArray(toUnixTimestamp64Milli(timestamp))))))"
-        " <= {window_ms:Int64} ORDER BY tenant_id, idempotency_key LIMIT 1",
+        " AND arrayMin(arrayPopFront(arrayDifference("
+        "arraySort(groupArray(toUnixTimestamp64Milli(timestamp)))))) <= {window_ms:Int64} ORDER BY tenant_id, idempotency_key LIMIT 1",
         parameters={"window_ms": window_hours * 3_600_000},
     ).result_rows
     if rows:
@@ -195,7 +195,8 @@ _WINDOWS = """
 SELECT tenant_id, feature_id, window_start, told, counted FROM
 (
     SELECT w.tenant_id AS tenant_id, w.feature_id AS feature_id, w.window_start AS window_start,
-        any(w.spend) AS told, sum(u.price) AS counted, any(w.events) AS told_events, countIf(u.found) AS events
+        any(w.spend) AS told, sum(u.price) AS counted,
+        any(w.events) AS told_events, countIf(u.found) AS events
     FROM (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String}) AS w
     LEFT JOIN
     (
@@ -205,7 +206,8 @@ SELECT tenant_id, feature_id, window_start, told, counted FROM
                 r.price AS price, r.timestamp < s.window_end AS inside
             FROM
             (
-                SELECT tenant_id, arrayJoin(['', feature_id]) AS scope, timestamp, price FROM usage WHERE NOT late
+                SELECT tenant_id, arrayJoin(['', feature_id]) AS scope, timestamp, price
+                FROM usage WHERE NOT late
             ) AS r
             ASOF JOIN (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String}) AS s
             ON r.tenant_id = s.tenant_id AND r.scope = s.feature_id AND r.timestamp >= s.window_start
@@ -249,7 +251,8 @@ def _check_windows(client: Client, kind: str) -> Check:
 
 def _check_alerts(client: Client, threshold: Decimal) -> Check:
     rows = client.query(
-        "SELECT s.tenant_id, s.feature_id, s.window_start FROM spend_windows AS s FINAL WHERE s.cap IS NOT NULL"
+        "SELECT s.tenant_id, s.feature_id, s.window_start FROM spend_windows AS s FINAL"
+        " WHERE s.cap IS NOT NULL"
         " AND toDecimal256(s.spend, 24) >="
         " toDecimal256(assumeNotNull(s.cap), 12) * toDecimal256({threshold:String}, 12)"
         " AND (s.tenant_id, s.feature_id, s.window_kind, s.window_start) NOT IN"

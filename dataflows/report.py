@@ -110,8 +110,8 @@ def alerts_report(client: Client, limit: int = 50) -> ReportTable:
         " LIMIT {limit:UInt32}",
         parameters={"limit": min(limit, ROWS_MAX)},
     ).result_rows
-    columns = ("tenant", "feature", "window", "start", "cap", "threshold", "spend", "crossing event")
-    columns += ("raised", "delivered")
+    capped = ("tenant", "feature", "window", "start", "cap", "threshold", "spend")
+    columns = (*capped, "crossing event", "raised", "delivered")
     return ReportTable("Cap alerts (USD)", columns, _tuples(rows))
 
 
@@ -136,7 +136,7 @@ def _tuples(rows: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
 
 
 def render_text(table: ReportTable, width: int) -> str:
-    """Aligned text, at most `width` characters a line. Amounts are rounded for the eye; JSON and CSV keep them."""
+    """Aligned text, lines of at most `width` characters; amounts rounded for the eye (not in JSON and CSV)."""
     body = [[_shown(cell) for cell in row] for row in table.rows]
     foot = [[_shown(cell) for cell in table.totals]] if table.totals else []
     if not body:

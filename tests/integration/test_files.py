@@ -1,0 +1,210 @@
+"""The job on files, end to end, against the independent auditor."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+import subprocess
+import time
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from dataflows.traffic import TrafficShape, generate
+from tests.auditor import Audit, audit, load_config
+from tests.auditor_event import lines_of_file
+from tests.azure_trace import read_trace, trace_path
+from tests.integration.running import QUICK, SEED_RULES, Place, assert_agrees, what_stands
+
+DAY = date(2026, 3, 17)
+
+
+def expected_of(config: str, *paths: Path) -> Audit:
+    lines = [line for path in paths for line in lines_of_file(path)]
+    return audit(lines, load_config(config), now_ms=time.time_ns() // 1_000_000)
+
+
+def write_traffic(path: Path, events: int, seed: int) -> None:
+    path.write_bytes(
+        b"".join(generate(TrafficShape(events=events, seed=seed, day=DAY, malformed_fraction=0.01)))
+    )
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A generated day, run once."""
+    place = Place(tmp_path_factory.mktemp("day"))
+    write_traffic(place.root / "events.jsonl", 20_000, 11)
+    code, stderr = place.run(f"file://{place.root}/events.jsonl")
+    assert code == 0, stderr
+    return place
+
+
+def test_a_generated_day_agrees_with_the_auditor_to_the_last_digit(day: Place) -> None:
+    assert_agrees(day, expected_of(day.config, day.root / "events.jsonl"))
+
+
+def test_the_audit_command_says_that_the_books_balance(day: Place) -> None:
+    found = subprocess.run(
+        ["python", "-m", "dataflows.cli", "audit", "--config", f"{day.root}/meterline.yaml", "--clickhouse", day.clickhouse],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "the books balance" in found.stdout
+
+
+def test_running_again_changes_nothing_with_the_state_or_without_it(day: Place, tmp_path: Path) -> None:
+    before = what_stands(day)
+    copy = tmp_path / "copy"
+    shutil.copytree(day.root, copy)
+    source = f"file://{day.root}/events.jsonl"
+    place = Place(copy)
+    assert place.run(source)[0] == 0
+    assert place.ask("SELECT count() FROM priced_events") == [(len(before["rows"]),)]
+    shutil.rmtree(copy / "state")
+    assert place.run(source)[0] == 0
+    assert what_stands(place) == before
+    # The second reading did write: without the views' identity everything would stand twice.
+    assert place.ask("SELECT count() FROM priced_events") == [(2 * len(before["rows"]),)]
+
+
+def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    write_traffic(tmp_path / "events.jsonl", 60_000, 12)
+    source = f"file://{tmp_path}/events.jsonl"
+    chance = random.Random(3)
+    kills = 0
+    for _ in range(3):
+        child = place.start(source)
+        time.sleep(chance.uniform(1.0, 2.5))
+        kills += child.poll() is None
+        child.kill()
+        child.communicate()
+    code, stderr = place.run(source)
+    assert code == 0, stderr
+    assert kills > 0
+    assert_agrees(place, expected_of(place.config, tmp_path / "events.jsonl"))
+
+
+def test_globs_of_gzip_and_plain_files_share_one_dedupe(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    write_traffic(tmp_path / "all.jsonl", 6_000, 13)
+    lines = (tmp_path / "all.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines[:3_000]))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[3_000:])))
+    for name in ("a.jsonl", "b.jsonl.gz"):  # one after the other: the order of arrival is the auditor's
+        code, stderr = place.run(f"file://{tmp_path}/{name[:1]}*")
+        assert code == 0 or name == "a.jsonl", stderr
+    assert_agrees_in_sum(place, expected_of(place.config, tmp_path / "all.jsonl"))
+
+
+def assert_agrees_in_sum(place: Place, expected: Audit) -> None:
+    found = what_stands(place)
+    assert len(found["priced"]) == len(expected.priced)
+    assert sum(row[1] for row in found["priced"].values()) == sum(r.price for r in expected.priced.values())
+    assert len(found["duplicates"]) == len(expected.duplicates)
+
+
+def test_time_zones_feature_caps_and_late_events(tmp_path: Path) -> None:
+    config = (
+        SEED_RULES.replace(
+            "  feature: {exclude_cache_from_billing: true}",
+            """\
+  feature: {exclude_cache_from_billing: false}
+  overrides:
+    tenants:
+      tenant-runaway: {daily_cap: 30, monthly_cap: 40, timezone: America/New_York,
+        features: {agent: {daily_cap: 5}}}
+      tenant-001: {timezone: Asia/Kolkata}
+    features: {chat: {daily_cap: 0.5}}""",
+        )
+        + "metering: {epoch_interval_seconds: 0.1, window_retention_hours: 1, allowed_lateness_hours: 48}\n"
+    )
+    place = Place(tmp_path, config)
+    path = tmp_path / "events.jsonl"
+    write_traffic(path, 8_000, 14)
+    late = {
+        "idempotency_key": "l1",
+        "tenant_id": "tenant-001",
+        "model": "gpt-4o",
+        "input_tokens": 7,
+        "output_tokens": 1,
+    }
+    with path.open("a") as file:
+        file.write(json.dumps({**late, "timestamp": "2026-03-14T12:00:00Z"}) + "\n")
+    code, stderr = place.run(f"file://{path}")
+    assert code == 0, stderr
+    expected = expected_of(config, path)
+    assert any(row.late for row in expected.priced.values())
+    assert any(key[1] for key in expected.alerts)
+    assert_agrees(place, expected)
+
+
+def test_the_azure_trace_agrees_with_the_auditor(tmp_path: Path) -> None:
+    trace = trace_path()
+    if trace is None:
+        pytest.skip("the public trace is not at hand (METERLINE_TRACE_DIR)")
+    place = Place(tmp_path)
+    (tmp_path / "azure.jsonl").write_bytes(b"".join(line + b"\n" for line in read_trace(trace, 5).lines))
+    code, stderr = place.run(f"file://{tmp_path}/azure.jsonl")
+    assert code == 0, stderr
+    expected = expected_of(place.config, tmp_path / "azure.jsonl")
+    assert len(expected.priced) == 8_819
+    assert_agrees(place, expected)
+
+
+def test_standard_input_and_a_file_of_garbage_end_well(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    garbage = random.Random(4).randbytes(50_000)
+    (tmp_path / "garbage").write_bytes(garbage)
+    with (tmp_path / "garbage").open("rb") as stdin:
+        code, stderr = place.run("-", stdin=stdin)
+    assert code == 0, stderr
+    lines = sum(1 for line in garbage.split(b"\n") if line.strip(b" \t\r"))
+    assert place.ask("SELECT count() FROM quarantine") == [(lines,)]
+    assert place.ask("SELECT count() FROM usage") == [(0,)]
+
+
+FIVE_MISTAKES = """\
+pricing:
+  currency: EUR
+  rules:
+    - {model: a, input_rate: -1, output_rate: 0}
+    - {model: b, input_rate: 1}
+limits: {tenant: {daily_cap: lots}}
+metring: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "config", "sentence"),
+    [
+        ("file:///nowhere/events.jsonl", QUICK, "the file /nowhere/events.jsonl does not exist"),
+        ("file:///tmp", QUICK, "/tmp is a directory"),
+        ("file:///nowhere/*.jsonl", QUICK, "no file matches /nowhere/*.jsonl"),
+        ("kafka://127.0.0.1:9/events", QUICK, "no Kafka broker answers at 127.0.0.1:9"),
+        ("ftp://host/x", QUICK, "the source begins with ftp://"),
+        ("-", None, "pricing.rules[0].input_rate: must be positive"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_1(
+    tmp_path: Path, source: str, config: str | None, sentence: str
+) -> None:
+    place = Place(tmp_path, SEED_RULES + config if config else FIVE_MISTAKES)
+    code, stderr = place.run(source, stdin=subprocess.DEVNULL)
+    assert code == 1
+    assert sentence in stderr
+    assert "Traceback" not in stderr
+    assert "panicked" not in stderr
+    if config is None:
+        assert len([line for line in stderr.splitlines() if ": " in line and "." in line]) >= 5
+
+
+def test_an_empty_file_ends_well(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    assert place.run(f"file://{tmp_path}/empty.jsonl")[0] == 0
+    assert place.ask("SELECT count() FROM usage") == [(0,)]

@@ -1,0 +1,96 @@
+"""The job on Kafka, end to end: librdkafka's mock cluster, or a real broker where one is named."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import date
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its stubs
+
+from dataflows.traffic import TrafficShape, generate
+from tests.auditor import audit, load_config
+from tests.auditor_event import Line, lines_of_message
+from tests.integration.running import Place, assert_agrees
+
+PARTITIONS = 4
+EVENTS_PER_MESSAGE = 50
+
+
+def make_topic(bootstrap: str, topic: str) -> None:
+    if os.environ.get("METERLINE_TEST_KAFKA"):
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+
+
+def produce(bootstrap: str, topic: str, seed: int) -> None:
+    """Events by tenant to partitions, many to a message, in their order; a tombstone and a blank message too."""
+    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "zstd", "linger.ms": 5})
+    waiting: dict[int, list[bytes]] = {number: [] for number in range(PARTITIONS)}
+    day = date.fromtimestamp(time.time() - 2 * 86_400)
+    for line in b"".join(generate(TrafficShape(events=6_000, seed=seed, day=day))).splitlines():
+        tenant = line.split(b'"tenant_id":"')[-1].split(b'"')[0]
+        number = sum(tenant) % PARTITIONS
+        waiting[number].append(line)
+        if len(waiting[number]) == EVENTS_PER_MESSAGE:
+            producer.produce(topic, b"\n".join(waiting[number]), key=tenant, partition=number)
+            waiting[number] = []
+    for number, lines in waiting.items():
+        for line in lines:
+            producer.produce(topic, line, partition=number)
+        producer.produce(topic, None, key=b"gone", partition=number)
+        producer.produce(topic, b" \n", partition=number)
+    assert producer.flush(30) == 0
+
+
+def read_back(bootstrap: str, topic: str) -> list[Line]:
+    """Every line of the topic with the broker's timestamps, partition by partition."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test", "enable.partition.eof": True})
+    lines: list[Line] = []
+    for number in range(PARTITIONS):
+        consumer.assign([TopicPartition(topic, number, 0)])
+        while True:
+            message = consumer.poll(30)
+            assert message is not None
+            if message.error():
+                break
+            offset = message.offset()
+            assert offset is not None
+            lines += lines_of_message(topic, number, offset, message.value() or b"", message.timestamp()[1])
+    consumer.close()
+    return lines
+
+
+def test_a_topic_of_many_events_a_message_agrees_with_the_auditor(
+    tmp_path: Path, kafka_bootstrap: str, kafka_topic: str
+) -> None:
+    make_topic(kafka_bootstrap, kafka_topic)
+    produce(kafka_bootstrap, kafka_topic, 21)
+    place = Place(tmp_path)
+    source = f"kafka://{kafka_bootstrap}/{kafka_topic}"
+    code, stderr = place.run(source, "--to-end")
+    assert code == 0, stderr
+    assert_agrees(
+        place, audit(read_back(kafka_bootstrap, kafka_topic), load_config(place.config)), by_line=False
+    )
+
+    produce(kafka_bootstrap, kafka_topic, 22)
+    child = place.start(source, "--to-end")
+    time.sleep(1.8)
+    child.kill()
+    child.communicate()
+    code, stderr = place.run(source, "--to-end")
+    assert code == 0, stderr
+    assert_agrees(
+        place, audit(read_back(kafka_bootstrap, kafka_topic), load_config(place.config)), by_line=False
+    )
+
+
+@pytest.mark.kafka
+def test_a_topic_that_does_not_exist_is_said_in_a_sentence(tmp_path: Path, kafka_bootstrap: str) -> None:
+    code, stderr = Place(tmp_path).run(f"kafka://{kafka_bootstrap}/no-such-topic")
+    assert code == 1
+    assert "the Kafka topic no-such-topic does not exist" in stderr
