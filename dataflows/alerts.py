@@ -78,10 +78,6 @@ class OutboxPost:
         """Mark deliveries as reported."""
         self._outbox.mark_recorded(alert_ids)
 
-    def drain(self, timeout_seconds: float) -> bool:
-        """Wait a bounded while until nothing is due."""
-        return self._deliverer.drain(timeout_seconds)
-
     def pending(self) -> int:
         """Deliveries still to be made."""
         return self._outbox.counts().pending

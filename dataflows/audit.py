@@ -162,10 +162,11 @@ def _judge_recount(one: Input, found: Recount) -> Check:
 
 
 def _check_keys(client: Client, window_hours: int) -> Check:
+    times = "arraySort(groupArray(toUnixTimestamp64Milli(timestamp)))"
     rows = client.query(
-        "SELECT tenant_id, idempotency_key FROM usage GROUP BY tenant_id, idempotency_key HAVING count() > 1"
-        " AND arrayMin(arrayPopFront(arrayDifference("
-        "arraySort(groupArray(toUnixTimestamp64Milli(timestamp)))))) <= {window_ms:Int64} ORDER BY tenant_id, idempotency_key LIMIT 1",
+        "SELECT tenant_id, idempotency_key FROM usage GROUP BY tenant_id, idempotency_key"  # noqa: S608  # a constant
+        f" HAVING count() > 1 AND arrayMin(arrayPopFront(arrayDifference({times}))) <= {{window_ms:Int64}}"
+        " ORDER BY tenant_id, idempotency_key LIMIT 1",
         parameters={"window_ms": window_hours * 3_600_000},
     ).result_rows
     if rows:

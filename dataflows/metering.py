@@ -37,7 +37,6 @@ from dataflows.steps import (
     Rated,
     ShardSlice,
     SpendSlice,
-    peak_of,
     rate_events,
     split_by_shard,
     split_by_tenant,
@@ -78,9 +77,7 @@ def build_flow(job: Job) -> Dataflow:
     by_key = op.flat_map("by_key", decoded, partial(_by_key, state=state))
     judged = op.stateful_batch("dedupe", by_key, partial(_dedupe_shard, job=job))
     rated = op.map_value("rate", judged, partial(_rate, card=card, settings=settings))
-    amounts = op.flat_map("by_tenant", rated, partial(_by_tenant, shards=state.shards))
-    ticks = op.flat_map("ticks", decoded, partial(_ticks, shards=state.shards))
-    by_tenant = op.merge("spend_input", ticks, amounts)
+    by_tenant = op.flat_map("by_tenant", rated, partial(_by_tenant, shards=state.shards))
     spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
 
     sinks = state.sink_partitions
@@ -135,21 +132,16 @@ def _rate(judged: Judged, card: RateCard, settings: Settings) -> Rated:
 
 
 def _by_tenant(item: tuple[str, Rated], shards: int) -> Iterator[tuple[str, SpendSlice]]:
-    for shard, rows in split_by_tenant(item[1], shards):
-        yield f"{shard:02d}", SpendSlice(shard, rows=rows)
-
-
-def _ticks(decoded: Decoded, shards: int) -> Iterator[tuple[str, SpendSlice]]:
-    tick = peak_of(decoded)
-    for shard in range(shards):
-        yield f"{shard:02d}", SpendSlice(shard, tick=tick)
+    for sliced in split_by_tenant(item[1], shards):
+        yield f"{sliced.shard:02d}", sliced
 
 
 def _spend_shard(resumed: str | None, job: Job) -> SpendLogic:
     settings = job.plan.settings
     keep_ms = settings.metering.window_retention_hours * HOUR_MS
     book = new_book(settings.limits, thresholds(settings))
-    return SpendLogic.build(job.state.directory / "spend", resumed, book, keep_ms, _ordinals(job))
+    directory = job.state.directory / "spend"
+    return SpendLogic.build(directory, resumed, book, keep_ms, _ordinals(job), job.state.shards)
 
 
 def _ordinals(job: Job) -> frozenset[int]:
@@ -172,11 +164,11 @@ def _rated_rows(item: tuple[str, Rated], sinks: int) -> Iterator[tuple[str, Sink
     key, rated = item
     to = str(int(key) % sinks)
     if len(rated.priced):
-        yield to, TableRows("priced_events", priced_rows(rated.priced, rated.partition))
+        yield to, TableRows("priced_events", priced_rows(rated.priced, rated.tick.partition))
     if len(rated.duplicates):
-        yield to, TableRows("duplicates", duplicate_rows(rated.duplicates, rated.partition))
+        yield to, TableRows("duplicates", duplicate_rows(rated.duplicates, rated.tick.partition))
     if len(rated.quarantined):
-        yield to, TableRows("quarantine_log", quarantine_rows(rated.quarantined, rated.partition))
+        yield to, TableRows("quarantine_log", quarantine_rows(rated.quarantined, rated.tick.partition))
 
 
 def _spend_row(item: tuple[str, SpendOutput], sinks: int) -> tuple[str, SinkItem]:

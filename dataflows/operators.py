@@ -10,6 +10,7 @@ spend windows may not: they are read exactly as far as the manifest counts.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -153,13 +154,10 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
             self._log.know(sliced.shard)
             before = self._marks.before(sliced.tick)
             self._marks.advance(sliced.tick)
-            if sliced.events.is_empty():
-                continue
             verdict = self._index.classify(sliced.sightings)
             originals, duplicates, conflict = verdict_frames(sliced, verdict, before)
-            judged.append(
-                Judged(sliced.tick.partition, originals, duplicates, conflict_rows(sliced.events, conflict))
-            )
+            conflicts = conflict_rows(sliced.events, conflict)
+            judged.append(Judged(sliced.shard, sliced.tick, originals, duplicates, conflicts))
         return judged, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> str:
@@ -180,9 +178,18 @@ SpendOutput: TypeAlias = "WindowVersions | CapAlert"
 
 
 class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
-    """One shard of tenants."""
+    """One shard of tenants.
 
-    def __init__(self, book: SpendBook, log: ShardLog, records: int, marks: Watermarks, keep_ms: int) -> None:
+    A batch comes in one slice from each shard of keys. Their rows are added together, in the order
+    in which they stood in the input, so that the event which crosses a threshold is the first that
+    did. Slices from one shard come in the order of their batches; at the end of an epoch none is waiting.
+    """
+
+    def __init__(
+        self, book: SpendBook, log: ShardLog, records: int, marks: Watermarks, keep_ms: int, origins: int
+    ) -> None:
+        self._waiting: dict[int, list[deque[SpendSlice]]] = {}
+        self._origins = origins
         self._book = book
         self._log = log
         self._records = records
@@ -197,15 +204,16 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
         new_book: Callable[[], SpendBook],
         keep_ms: int,
         expected: frozenset[int],
+        origins: int,
     ) -> SpendLogic:
-        """Load a shard. `keep_ms` is the retention of a window after its end.
+        """Load a shard. `keep_ms` is the retention of a window after its end, `origins` the shards of keys.
 
         Raises:
             CorruptStateError: a segment file is missing or damaged.
         """
         book = new_book()
         if resumed is None:
-            return cls(book, ShardLog(directory, None), 0, Watermarks(expected), keep_ms)
+            return cls(book, ShardLog(directory, None), 0, Watermarks(expected), keep_ms, origins)
         state = ShardState.from_json(resumed)
         log = ShardLog(directory, state)
         records = 0
@@ -213,22 +221,30 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
             for key, window in _windows_from_bytes(block):
                 book.windows[key] = window
                 records += 1
-        return cls(book, log, records, Watermarks(expected, state.peaks_ms), keep_ms)
+        return cls(book, log, records, Watermarks(expected, state.peaks_ms), keep_ms, origins)
 
     def on_batch(self, values: list[SpendSlice]) -> tuple[Iterable[SpendOutput], bool]:
-        """Add the rows to their windows; windows that changed and alerts go on."""
-        frames = []
+        """Add the rows of every batch that is complete; windows that changed and alerts go on."""
+        outputs: list[SpendOutput] = []
         for value in values:
             self._log.know(value.shard)
-            if value.tick is not None:
-                self._marks.advance(value.tick)
-            if value.rows is not None:
-                frames.append(value.rows)
+            ordinal = value.tick.partition.ordinal
+            if ordinal not in self._waiting:
+                self._waiting[ordinal] = [deque() for _ in range(self._origins)]
+            queues = self._waiting[ordinal]
+            queues[value.origin].append(value)
+            if all(queues):
+                outputs += self._add([queue.popleft() for queue in queues])
+        return outputs, StatefulBatchLogic.RETAIN
+
+    def _add(self, batch: list[SpendSlice]) -> Iterable[SpendOutput]:
+        self._marks.advance(batch[0].tick)
+        frames = [part.rows for part in batch if part.rows is not None]
         if not frames:
-            return [], StatefulBatchLogic.RETAIN
-        touched, alerts = self._book.add(pl.concat(frames))
-        changed = [(key, self._book.windows[key]) for key in touched]
-        return [_versions(changed), *alerts], StatefulBatchLogic.RETAIN
+            return
+        touched, alerts = self._book.add(pl.concat(frames).sort("offset", "line"))
+        yield _versions([(key, self._book.windows[key]) for key in touched])
+        yield from alerts
 
     def snapshot(self) -> str:
         """Append the windows that the epoch changed, let go of what has expired, and name what is left."""

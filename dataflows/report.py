@@ -136,7 +136,7 @@ def _tuples(rows: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
 
 
 def render_text(table: ReportTable, width: int) -> str:
-    """Aligned text, lines of at most `width` characters; amounts rounded for the eye (not in JSON and CSV)."""
+    """Aligned text, at most `width` characters a line; only here amounts are rounded, for the eye."""
     body = [[_shown(cell) for cell in row] for row in table.rows]
     foot = [[_shown(cell) for cell in table.totals]] if table.totals else []
     if not body:

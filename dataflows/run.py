@@ -30,6 +30,7 @@ from sinks.rows import delivery_rows
 
 LOG_PERIOD_SECONDS = 5.0
 SCREEN_PERIOD_SECONDS = 0.25
+DRAIN_PAUSE_SECONDS = 0.05
 _DELIVERIES_MAX = 100_000
 
 _log = logging.getLogger(__name__)
@@ -120,7 +121,10 @@ def drain_alerts(job: Job) -> None:
         return
     post = routes.open()
     try:
-        if not post.drain(float(job.plan.settings.alerts.drain_seconds)):
+        deadline = time.monotonic() + job.plan.settings.alerts.drain_seconds
+        while post.pending() and time.monotonic() < deadline:
+            time.sleep(DRAIN_PAUSE_SECONDS)
+        if post.pending():
             _log.warning("alerts wait in the outbox", extra={"pending": post.pending()})
         delivered = post.delivered(_DELIVERIES_MAX)
         if delivered:

@@ -64,18 +64,23 @@ class ShardSlice:
 
 @dataclass(frozen=True, slots=True)
 class SpendSlice:
-    """For shard number `shard` of tenants: news of an input, or rows as `split_by_tenant` makes them."""
+    """What shard number `origin` of keys has to say of one batch to shard number `shard` of tenants.
+
+    `rows` are as `split_by_tenant` makes them; None where the batch brought that shard nothing.
+    """
 
     shard: int
-    tick: Tick | None = None
-    rows: pl.DataFrame | None = None
+    origin: int
+    tick: Tick
+    rows: pl.DataFrame | None
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What dedupe made of a slice: originals (with `watermark_ms`), copies, quarantine rows of conflicts."""
 
-    partition: Partition
+    shard: int
+    tick: Tick
     originals: pl.DataFrame
     duplicates: pl.DataFrame
     conflicts: pl.DataFrame
@@ -85,7 +90,8 @@ class Judged:
 class Rated:
     """Priced events with their amounts and windows, quarantine rows, and copies."""
 
-    partition: Partition
+    shard: int
+    tick: Tick
     priced: pl.DataFrame
     duplicates: pl.DataFrame
     quarantined: pl.DataFrame
@@ -221,7 +227,7 @@ def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention
         day_start_ms=pl.Series(starts),
         late=pl.Series(late),
     )
-    return Rated(judged.partition, priced, judged.duplicates, quarantined)
+    return Rated(judged.shard, judged.tick, priced, judged.duplicates, quarantined)
 
 
 def _rules_of(events: pl.DataFrame, card: RateCard) -> Int64s:
@@ -265,20 +271,34 @@ def _usd(pico: Int64s, amounts: Amounts, which: int) -> pl.Series:
     return pl.Series(pa.Array.from_buffers(kind, len(pico), [None, pa.py_buffer(words)]), dtype=USD)
 
 
-def split_by_tenant(rated: Rated, shards: int) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The columns that spend needs of the events that count, for each shard of tenants that has any."""
-    rows = rated.priced.filter(~pl.col("late")).select(
-        "tenant_id", "feature_id", "idempotency_key", "timestamp_ms", "day_start_ms", "price"
-    )
-    if rows.is_empty():
-        return
+def split_by_tenant(rated: Rated, shards: int) -> Iterator[SpendSlice]:
+    """For every shard of tenants the columns that spend needs of the events that count, if there are any."""
+    parts: dict[int, pl.DataFrame] = {}
+    if not rated.priced.is_empty():
+        parts = _parts_by_tenant(rated.priced, shards)
+    for shard in range(shards):
+        yield SpendSlice(shard, rated.shard, rated.tick, parts.get(shard))
+
+
+_SPEND_COLUMNS = (
+    "tenant_id",
+    "feature_id",
+    "idempotency_key",
+    "timestamp_ms",
+    "day_start_ms",
+    "price",
+    "offset",
+    "line",
+)
+
+
+def _parts_by_tenant(priced: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:
+    rows = priced.filter(~pl.col("late")).select(_SPEND_COLUMNS)
     shard = rows.select(plh.col("tenant_id").nchash.xxh3_64(seed=0))["tenant_id"] % shards
-    for (number,), part in (
-        rows.with_columns(_shard=shard)
-        .partition_by("_shard", as_dict=True, maintain_order=True, include_key=False)
-        .items()
-    ):
-        yield int(number), part
+    parts = rows.with_columns(_shard=shard).partition_by(
+        "_shard", as_dict=True, maintain_order=True, include_key=False
+    )
+    return {int(number): part for (number,), part in parts.items()}
 
 
 def verdict_frames(

@@ -38,12 +38,17 @@ def test_a_receiver_that_fails_five_times_gets_each_alert_under_one_id(tmp_path:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    config = SEED_RULES + (
-        "metering: {epoch_interval_seconds: 0.1}\n"
-        "alerts:\n  drain_seconds: 20\n  retry_schedule_seconds: [0, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]\n"
-        "  webhooks:\n    - {name: test, url: 'http://127.0.0.1:%d/hook', secret_env: HOOK_SECRET,"
-        " allow_private: true}\n" % server.server_port
-    )
+    config = f"""{SEED_RULES}
+metering: {{epoch_interval_seconds: 0.1}}
+alerts:
+  drain_seconds: 20
+  retry_schedule_seconds: [0, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]
+  webhooks:
+    - name: test
+      url: http://127.0.0.1:{server.server_port}/hook
+      secret_env: HOOK_SECRET
+      allow_private: true
+"""
     try:
         place = Place(tmp_path, config, {"HOOK_SECRET": SECRET})
         events = generate(TrafficShape(events=10_000, seed=15, day=date(2026, 3, 17)))

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -17,7 +18,7 @@ from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.azure_trace import read_trace, trace_path
-from tests.integration.running import QUICK, SEED_RULES, Place, assert_agrees, what_stands
+from tests.integration.running import QUICK, ROOT, SEED_RULES, Place, assert_agrees, what_stands
 
 DAY = date(2026, 3, 17)
 
@@ -48,10 +49,9 @@ def test_a_generated_day_agrees_with_the_auditor_to_the_last_digit(day: Place) -
 
 
 def test_the_audit_command_says_that_the_books_balance(day: Place) -> None:
-    found = subprocess.run(
-        ["python", "-m", "dataflows.cli", "audit", "--config", f"{day.root}/meterline.yaml", "--clickhouse", day.clickhouse],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    flags = ["--config", f"{day.root}/meterline.yaml", "--clickhouse", day.clickhouse]
+    command = [sys.executable, "-m", "dataflows.cli", "audit", *flags]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "the books balance" in found.stdout
 
@@ -183,7 +183,7 @@ metring: {}
     ("source", "config", "sentence"),
     [
         ("file:///nowhere/events.jsonl", QUICK, "the file /nowhere/events.jsonl does not exist"),
-        ("file:///tmp", QUICK, "/tmp is a directory"),
+        ("file:///usr", QUICK, "/usr is a directory"),
         ("file:///nowhere/*.jsonl", QUICK, "no file matches /nowhere/*.jsonl"),
         ("kafka://127.0.0.1:9/events", QUICK, "no Kafka broker answers at 127.0.0.1:9"),
         ("ftp://host/x", QUICK, "the source begins with ftp://"),
@@ -200,7 +200,7 @@ def test_a_mistake_is_one_sentence_and_exit_1(
     assert "Traceback" not in stderr
     assert "panicked" not in stderr
     if config is None:
-        assert len([line for line in stderr.splitlines() if ": " in line and "." in line]) >= 5
+        assert len(stderr.splitlines()) == 5, stderr
 
 
 def test_an_empty_file_ends_well(tmp_path: Path) -> None:

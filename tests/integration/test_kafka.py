@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import date
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -27,10 +27,10 @@ def make_topic(bootstrap: str, topic: str) -> None:
 
 
 def produce(bootstrap: str, topic: str, seed: int) -> None:
-    """Events by tenant to partitions, many to a message, in their order; a tombstone and a blank message too."""
+    """Events by tenant to partitions, many to a message, in their order; a tombstone and a blank one too."""
     producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "zstd", "linger.ms": 5})
     waiting: dict[int, list[bytes]] = {number: [] for number in range(PARTITIONS)}
-    day = date.fromtimestamp(time.time() - 2 * 86_400)
+    day = datetime.now(timezone.utc).date() - timedelta(days=2)
     for line in b"".join(generate(TrafficShape(events=6_000, seed=seed, day=day))).splitlines():
         tenant = line.split(b'"tenant_id":"')[-1].split(b'"')[0]
         number = sum(tenant) % PARTITIONS
