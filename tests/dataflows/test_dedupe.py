@@ -1,0 +1,114 @@
+"""The dedupe index against a model that looks at one event at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex, Sightings, pack_position
+
+Event = tuple[int, int, int, int]
+"""(key, event time, content, position)."""
+
+
+def sightings(events: list[Event], low_mask: int = -1) -> Sightings:
+    keys = np.array([event[0] for event in events], np.uint64)
+    return Sightings(
+        key_low=keys & np.uint64(low_mask % 2**64),
+        key_high=keys,
+        time_ms=np.array([event[1] for event in events], np.int64),
+        content=np.array([event[2] for event in events], np.uint64),
+        position=np.array([event[3] for event in events], np.uint64),
+        partition=0,
+    )
+
+
+class Model:
+    """First wins, in the order of arrival; firsts of one key lie more than a window apart."""
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.firsts: dict[int, list[Event]] = {}
+
+    def judge(self, event: Event) -> int:
+        key, time, content, position = event
+        for _, first_time, first_content, first_position in self.firsts.setdefault(key, []):
+            if abs(time - first_time) <= self.window:
+                if first_position == position:
+                    return ORIGINAL
+                return DUPLICATE if first_content == content else CONFLICT
+        self.firsts[key].append(event)
+        return ORIGINAL
+
+
+events_strategy = st.lists(
+    st.tuples(st.integers(0, 25), st.integers(0, 120), st.integers(0, 1)), max_size=150
+).map(lambda rows: [(*row, position) for position, row in enumerate(rows)])
+
+
+@given(events_strategy, st.integers(1, 60), st.lists(st.integers(1, 40), max_size=8), st.sampled_from([-1, 0, 3]), st.booleans())  # fmt: skip
+def test_any_cut_into_batches_and_any_restart_judge_like_the_model(
+    events: list[Event], window: int, cuts: list[int], low_mask: int, *, restart: bool
+) -> None:
+    model, index, kept = Model(window), DedupeIndex(window), []
+    found: list[int] = []
+    rest = events
+    for cut in [*cuts, len(events)]:
+        batch, rest = rest[:cut], rest[cut:]
+        found += index.classify(sightings(batch, low_mask)).tolist()
+        if restart:
+            kept.append(index.take_added())
+            index = DedupeIndex(window)
+            for block in kept:
+                index.restore(block)
+    assert found == [model.judge(event) for event in events]
+    # A state ahead of the stream: reading everything again picks the same originals.
+    again = index.classify(sightings(events, low_mask))
+    assert [int(v) for v in again] == [model.judge(event) for event in events]
+
+
+@pytest.mark.parametrize(
+    ("times", "contents", "verdicts"),
+    [
+        # the window is inclusive
+        ([0, 24], [1, 1], [ORIGINAL, DUPLICATE]),
+        ([0, 25], [1, 1], [ORIGINAL, ORIGINAL]),
+        # earlier events are copies too
+        ([24, 0], [1, 1], [ORIGINAL, DUPLICATE]),
+        # a copy does not prolong the window of its first
+        ([0, 20, 40], [1, 1, 1], [ORIGINAL, DUPLICATE, ORIGINAL]),
+        # compared with the first that is near, in the order of arrival
+        ([0, 40, 20], [1, 2, 2], [ORIGINAL, ORIGINAL, CONFLICT]),
+        ([0, 1, 2], [1, 2, 1], [ORIGINAL, CONFLICT, DUPLICATE]),
+    ],
+)
+def test_verdicts_on_one_key(times: list[int], contents: list[int], verdicts: list[int]) -> None:
+    events = [(7, time, content, i) for i, (time, content) in enumerate(zip(times, contents, strict=True))]
+    assert DedupeIndex(24).classify(sightings(events)).tolist() == verdicts
+
+
+def test_what_is_forgotten_is_old_and_what_is_young_stays() -> None:
+    index = DedupeIndex(10)
+    index.classify(sightings([(key, key, 0, key) for key in range(1_000)]))
+    index.take_added()
+    assert index.forget(400) == 400
+    again = index.classify(sightings([(key, key, 0, 5_000 + key) for key in range(1_000)]))
+    assert again.tolist() == [ORIGINAL] * 400 + [DUPLICATE] * 600
+
+
+def test_an_expiry_below_a_quarter_waits() -> None:
+    index = DedupeIndex(10)
+    index.classify(sightings([(key, key, 0, key) for key in range(1_000)]))
+    index.take_added()
+    assert index.forget(100) == 0
+    assert len(index) == 1_000
+
+
+def test_positions_are_unique_to_offset_and_line() -> None:
+    offsets = np.array([0, 0, 1, 2**43], np.int64)
+    lines = np.array([0, 1, 0, 2**20 - 1], np.int32)
+    packed = pack_position(offsets, lines)
+    assert len(set(packed.tolist())) == 4
+    assert (packed >> np.uint64(20)).tolist() == offsets.tolist()

@@ -1,0 +1,123 @@
+"""Deferred publishing on the real engine: once, whenever the crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from sinks import publish
+from sinks.clickhouse import ClickHouseUnavailableError, connect, parse_address
+from sinks.migrate import migrate, migrations
+from sinks.publish import BlockStage, Publisher, PublisherState
+from sinks.rows import delivery_rows
+
+TABLE = "cap_alert_deliveries"
+
+
+@pytest.fixture
+def client(clickhouse_url: str) -> Client:
+    opened = connect(parse_address(clickhouse_url))
+    assert len(migrate(opened)) == len(migrations())
+    assert migrate(opened) == ()
+    return opened
+
+
+def rows(*names: str) -> pl.DataFrame:
+    return delivery_rows([(name, 1_700_000_000_000) for name in names])
+
+
+def count(client: Client) -> int:
+    return int(client.query(f"SELECT count() FROM {TABLE}").result_rows[0][0])
+
+
+def new(client: Client, directory: Path) -> Publisher:
+    publisher = Publisher(client, BlockStage(directory, "sink-00"))
+    publisher.resume(())
+    return publisher
+
+
+def test_a_block_is_published_one_snapshot_after_it_was_staged(client: Client, tmp_path: Path) -> None:
+    publisher = new(client, tmp_path)
+    publisher.collect(TABLE, rows("a", "b"))
+    publisher.turn_epoch()
+    assert count(client) == 0
+    publisher.collect(TABLE, rows("c"))
+    publisher.turn_epoch()
+    assert count(client) == 2
+    publisher.turn_epoch()
+    assert count(client) == 3
+    for _ in range(3):
+        publisher.turn_epoch()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_at_any_point_publishes_each_block_once(client: Client, tmp_path: Path) -> None:
+    publisher = new(client, tmp_path)
+    publisher.collect(TABLE, rows("a"))
+    state = PublisherState(publisher.turn_epoch(), {}).to_json()
+    publisher.turn_epoch()  # publishes "a"; then the process dies, before this snapshot is durable
+    assert count(client) == 1
+    pending = PublisherState.from_json(state).pending
+    for _ in range(3):  # and dies again and again right after its resume
+        Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+        assert count(client) == 1
+
+
+def test_what_was_staged_for_an_epoch_that_never_became_durable_is_thrown_away(
+    client: Client, tmp_path: Path
+) -> None:
+    publisher = new(client, tmp_path)
+    publisher.collect(TABLE, rows("a"))
+    publisher.turn_epoch()
+    assert len(list(tmp_path.iterdir())) == 1
+    new(client, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert count(client) == 0
+
+
+def test_an_insert_is_tried_again_until_the_table_is_back(client: Client, tmp_path: Path) -> None:
+    pauses: list[float] = []
+
+    def come_back(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            client.command(f"RENAME TABLE away TO {TABLE}")
+
+    publisher = Publisher(client, BlockStage(tmp_path, "sink-00"), come_back)
+    publisher.resume(())
+    publisher.collect(TABLE, rows("a"))
+    publisher.turn_epoch()
+    client.command(f"RENAME TABLE {TABLE} TO away")
+    publisher.turn_epoch()
+    assert len(pauses) == 2
+    assert count(client) == 1
+
+
+def test_retries_end_with_a_sentence_and_the_block_stays_staged(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "RETRY_SECONDS_MAX", 0)
+    publisher = Publisher(client, BlockStage(tmp_path, "sink-00"), lambda _: None)
+    publisher.resume(())
+    publisher.collect(TABLE, rows("a"))
+    pending = publisher.turn_epoch()
+    client.command(f"RENAME TABLE {TABLE} TO away")
+    with pytest.raises(ClickHouseUnavailableError, match="they stay staged"):
+        publisher.turn_epoch()
+    client.command(f"RENAME TABLE away TO {TABLE}")
+    Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+    assert count(client) == 1
+
+
+def test_a_large_epoch_is_several_blocks(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "BLOCK_ROWS_MAX", 10)
+    publisher = new(client, tmp_path)
+    publisher.collect(TABLE, rows(*(f"a{n}" for n in range(25))))
+    assert [block.rows for block in publisher.turn_epoch()] == [10, 10, 5]
+    publisher.turn_epoch()
+    assert count(client) == 25
