@@ -27,55 +27,61 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
+AGAIN = "INSERT INTO priced_events SELECT * REPLACE ({}) FROM priced_events WHERE {}"
+FIRST = "source_offset = (SELECT min(source_offset) FROM priced_events)"
+WINDOW = "INSERT INTO spend_windows SELECT * REPLACE ({}) FROM spend_windows FINAL WHERE {}"
+SPENDS = {"spend by day", "spend by month"}
+
+
 @pytest.mark.parametrize(
     ("sabotage", "broken", "told"),
     [
-        ("SELECT 1", set(), ""),
-        # one lost row
-        (
-            "DELETE FROM priced_events WHERE source_offset = (SELECT min(source_offset) FROM priced_events)",
-            {"balance", "recount", "spend by day", "spend by month"},
+        pytest.param("SELECT 1", set(), "", id="nothing"),
+        pytest.param(
+            f"DELETE FROM priced_events WHERE {FIRST}",
+            {"balance", "recount"} | SPENDS,
             "1 lost, the first",
+            id="one row lost",
         ),
-        # one doubled row: another key at the same place
-        (
-            "INSERT INTO priced_events SELECT * REPLACE ('again' AS idempotency_key) FROM priced_events"
-            " WHERE source_offset = (SELECT min(source_offset) FROM priced_events)",
-            {"once", "spend by day", "spend by month"},
+        pytest.param(
+            AGAIN.format("'again' AS idempotency_key", FIRST),
+            {"once"} | SPENDS,
             "is priced twice",
+            id="one row doubled under another key",
         ),
-        # the same key on the next day, from a place that does not exist
-        (
-            "INSERT INTO priced_events SELECT * REPLACE (timestamp + INTERVAL 24 HOUR AS timestamp,"
-            " 999999 AS source_offset) FROM priced_events"
-            " WHERE source_offset = (SELECT min(source_offset) FROM priced_events)",
-            {"balance", "keys", "spend by day", "spend by month"},
+        pytest.param(
+            AGAIN.format("timestamp + INTERVAL 24 HOUR AS timestamp, 999999 AS source_offset", FIRST),
+            {"balance", "keys"} | SPENDS,
             "priced twice within 24 hours",
+            id="one key doubled on the next day, from nowhere",
         ),
-        # the last digit of one window
-        (
-            "INSERT INTO spend_windows SELECT * REPLACE (spend + toDecimal128('0.000000000001', 12) AS spend)"
-            " FROM spend_windows FINAL WHERE window_kind = 'month' LIMIT 1",
+        pytest.param(
+            WINDOW.format(
+                "spend + toDecimal128('0.000000000001', 12) AS spend", "window_kind = 'month' LIMIT 1"
+            ),
             {"spend by month"},
             "its rows sum to",
+            id="the last digit of one window",
         ),
-        # a price that does not follow from its cost
-        (
-            "INSERT INTO priced_events SELECT * REPLACE (cost + 1 AS cost) FROM priced_events"
-            " WHERE billable LIMIT 1",
+        pytest.param(
+            AGAIN.format("cost + 1 AS cost", "billable AND cache_status = 'miss' LIMIT 1"),
             {"amounts"},
             "contradict each other",
+            id="a cost that does not give its price",
         ),
-        ("TRUNCATE TABLE cap_alert_log", {"alerts at 0.8", "alerts at 1"}, "without an alert"),
+        pytest.param(
+            "TRUNCATE TABLE cap_alert_log",
+            {"alerts at 0.8", "alerts at 1"},
+            "without an alert",
+            id="alerts lost",
+        ),
     ],
 )
 def test_what_was_planted_is_found(
     priced: Place, tmp_path: Path, sabotage: str, broken: set[str], told: str
 ) -> None:
-    place = (
-        Place(tmp_path / "copy") if shutil.copytree(priced.root / "ch", tmp_path / "copy" / "ch") else priced
-    )
-    client = connect(parse_address(place.clickhouse))
+    shutil.copytree(priced.root / "ch", tmp_path / "ch", symlinks=True)
+    client = connect(parse_address(f"chdb://{tmp_path}/ch"))
     try:
         client.command(sabotage)
         found = list(audit(client, None, THRESHOLDS, 24, lambda _: None))

@@ -48,7 +48,13 @@ events_strategy = st.lists(
 ).map(lambda rows: [(*row, position) for position, row in enumerate(rows)])
 
 
-@given(events_strategy, st.integers(1, 60), st.lists(st.integers(1, 40), max_size=8), st.sampled_from([-1, 0, 3]), st.booleans())  # fmt: skip
+@given(
+    events=events_strategy,
+    window=st.integers(1, 60),
+    cuts=st.lists(st.integers(1, 40), max_size=8),
+    low_mask=st.sampled_from([-1, 0, 3]),
+    restart=st.booleans(),
+)
 def test_any_cut_into_batches_and_any_restart_judge_like_the_model(
     events: list[Event], window: int, cuts: list[int], low_mask: int, *, restart: bool
 ) -> None:

@@ -114,7 +114,12 @@ def tokens_strategy(draw: st.DrawFn) -> Tokens:
     )
 
 
-@given(rules_strategy, st.lists(st.tuples(st.integers(0, 3), tokens_strategy(), st.booleans(), st.booleans()), min_size=1, max_size=30))  # fmt: skip
+rows_strategy = st.lists(
+    st.tuples(st.integers(0, 3), tokens_strategy(), st.booleans(), st.booleans()), min_size=1, max_size=30
+)
+
+
+@given(rules_strategy, rows_strategy)
 def test_every_row_is_what_plain_decimals_say(
     rules: list[Rule], rows: list[tuple[int, Tokens, bool, bool]]
 ) -> None:
@@ -126,7 +131,12 @@ def test_every_row_is_what_plain_decimals_say(
 
 
 def test_rows_too_large_for_64_bits_take_the_exact_road_beside_small_ones() -> None:
-    rule = Rule(model="m", input_rate=Decimal("0.123456789012345678"), output_rate=Decimal(999), multiplier=Decimal("999.999999"))  # fmt: skip
+    rule = Rule(
+        model="m",
+        input_rate=Decimal("0.123456789012345678"),
+        output_rate=Decimal(999),
+        multiplier=Decimal("999.999999"),
+    )
     rows: list[tuple[int, Tokens, bool, bool]] = [
         (0, (2**40, 2**40, 0, 0, 0, 0), False, True),
         (0, (1, 0, 0, 0, 0, 0), False, True),

@@ -30,7 +30,7 @@ def rows(*names: str) -> pl.DataFrame:
 
 
 def count(client: Client) -> int:
-    return int(client.query(f"SELECT count() FROM {TABLE}").result_rows[0][0])
+    return int(client.query("SELECT count() FROM cap_alert_deliveries").result_rows[0][0])
 
 
 def new(client: Client, directory: Path) -> Publisher:
