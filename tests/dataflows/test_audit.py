@@ -29,6 +29,7 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 AGAIN = "INSERT INTO priced_events SELECT * REPLACE ({}) FROM priced_events WHERE {}"
 FIRST = "source_offset = (SELECT min(source_offset) FROM priced_events)"
+SMALLEST_KEY = "idempotency_key = (SELECT min(idempotency_key) FROM priced_events)"
 WINDOW = "INSERT INTO spend_windows SELECT * REPLACE ({}) FROM spend_windows FINAL WHERE {}"
 SPENDS = {"spend by day", "spend by month"}
 
@@ -38,7 +39,7 @@ SPENDS = {"spend by day", "spend by month"}
     [
         pytest.param("SELECT 1", set(), "", id="nothing"),
         pytest.param(
-            f"DELETE FROM priced_events WHERE {FIRST}",
+            "DELETE FROM priced_events WHERE " + FIRST,
             {"balance", "recount"} | SPENDS,
             "1 lost, the first",
             id="one row lost",
@@ -50,7 +51,7 @@ SPENDS = {"spend by day", "spend by month"}
             id="one row doubled under another key",
         ),
         pytest.param(
-            AGAIN.format("timestamp + INTERVAL 24 HOUR AS timestamp, 999999 AS source_offset", FIRST),
+            AGAIN.format("timestamp + INTERVAL 24 HOUR AS timestamp, 999999 AS source_offset", SMALLEST_KEY),
             {"balance", "keys"} | SPENDS,
             "priced twice within 24 hours",
             id="one key doubled on the next day, from nowhere",
