@@ -186,8 +186,8 @@ def recount_kafka(
                 refusal=f"it ends at offset {high}, before the {next_offset} that were read: "
                 "the topic was created anew"
             )
-        if low >= next_offset > 0:
-            return Recount(refusal="its messages have expired")
+        if low >= next_offset:
+            return Recount(refusal="its messages have expired" if low else "")
         consumer.assign([TopicPartition(topic.topic, number, low)])
         found = _read_partition(consumer, low, next_offset, ledger, on_lines)
     except KafkaException as exc:

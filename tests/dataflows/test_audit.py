@@ -39,7 +39,7 @@ SPENDS = {"spend by day", "spend by month"}
     [
         pytest.param("SELECT 1", set(), "", id="nothing"),
         pytest.param(
-            "DELETE FROM priced_events WHERE " + FIRST,
+            "DELETE FROM priced_events WHERE " + FIRST,  # noqa: S608  # our own constant
             {"balance", "recount"} | SPENDS,
             "1 lost, the first",
             id="one row lost",
