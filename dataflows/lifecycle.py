@@ -7,7 +7,11 @@ only once its last data is durable, and ends then. When the job exits 0, everyth
 
 from __future__ import annotations
 
+import threading
 from enum import Enum
+
+STOPPING = threading.Event()
+"""Set when the process was asked to stop: every input of this process then ends where it is."""
 
 
 class Turn(Enum):
@@ -43,6 +47,8 @@ class EpochLifecycle:
 
     def turn(self) -> Turn:
         """What to do now; after `READ` found nothing, ask `idle_turn`."""
+        if self._ended_in is None and STOPPING.is_set():
+            self.end_of_input()
         if self._ended_in is None:
             return Turn.READ
         if self._epoch == self._ended_in:

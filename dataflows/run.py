@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from bytewax.recovery import RecoveryConfig
@@ -22,6 +24,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dataflows.counters import PROCESS, Counters
+from dataflows.lifecycle import STOPPING
 from dataflows.metering import build_flow
 from dataflows.start import OPERATOR_ERRORS, Job
 from sinks.clickhouse import connect
@@ -29,6 +32,7 @@ from sinks.publish import INSERT_SETTINGS
 from sinks.rows import delivery_rows
 
 LOG_PERIOD_SECONDS = 5.0
+STOP_SECONDS_MAX = 30.0
 SCREEN_PERIOD_SECONDS = 0.25
 DRAIN_PAUSE_SECONDS = 0.05
 _DELIVERIES_MAX = 100_000
@@ -70,7 +74,7 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
     epoch = timedelta(seconds=float(job.plan.settings.metering.epoch_interval_seconds))
     recovery = RecoveryConfig(str(job.state.recovery), timedelta(0))
     details = job.state.directory / f"crash-{process_id or 0}.log"
-    with _progress(PROCESS), _engine_output_to(details):
+    with _progress(PROCESS), _engine_output_to(details), _stopping_on_sigterm():
         try:
             cli_main(
                 build_flow(job),
@@ -94,6 +98,31 @@ def _explain(exc: BaseException, details: Path) -> JobFailedError:
         cause = cause.__cause__ or cause.__context__
     text = (str(exc).splitlines() or [""])[0]
     return JobFailedError(f"the job failed with {type(exc).__name__}: {text} (details in {details})")
+
+
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """On SIGTERM end every input where it is: what was read gets published, and the job exits 0.
+
+    If that takes longer than `STOP_SECONDS_MAX` (ClickHouse is away, say), the process ends at once;
+    the next run publishes what is staged and reads the rest again.
+    """
+
+    def give_up() -> None:
+        _log.error("stopping took too long: the next run goes on from the last durable epoch")
+        os._exit(1)
+
+    def stop(_: int, __: FrameType | None) -> None:
+        STOPPING.set()
+        timer = threading.Timer(STOP_SECONDS_MAX, give_up)
+        timer.daemon = True
+        timer.start()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from types import FrameType
 
 from dataflows.state import LOCK_HELD_ENV
 
@@ -51,6 +52,12 @@ def run_workers(count: int, environment: Mapping[str, str]) -> int:
 
 
 def _wait(workers: list[subprocess.Popen[bytes]]) -> int:
+    def pass_on(_: int, __: FrameType | None) -> None:
+        for worker in workers:
+            worker.terminate()
+
+    # A worker that is asked to stop publishes what it has read; it bounds that by itself.
+    signal.signal(signal.SIGTERM, pass_on)
     while True:
         codes = [worker.poll() for worker in workers]
         failed = [code for code in codes if code]

@@ -89,6 +89,20 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -
     assert_agrees(place, expected_of(place.config, tmp_path / "events.jsonl"))
 
 
+def test_sigterm_publishes_what_was_read_and_exits_0(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    path = tmp_path / "events.jsonl"
+    write_traffic(path, 3_000, 17)
+    child = place.start(f"file://{path}", "--follow")
+    ready = time.monotonic() + 60
+    while time.monotonic() < ready and not any((tmp_path / "state" / "dedupe").glob("*/*.segment")):
+        time.sleep(0.1)
+    child.terminate()
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 0, stderr.decode()
+    assert_agrees(place, expected_of(place.config, path))
+
+
 def test_globs_of_gzip_and_plain_files_share_one_dedupe(tmp_path: Path) -> None:
     place = Place(tmp_path)
     write_traffic(tmp_path / "whole.jsonl", 6_000, 13)
