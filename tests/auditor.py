@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -230,6 +231,7 @@ class Settings:
 # Money and time
 
 
+@lru_cache(maxsize=4096)
 def _local_midnight_ms(day: date, zone: ZoneInfo) -> int:
     midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
     return (midnight.astimezone(UTC) - EPOCH) // timedelta(milliseconds=1)
