@@ -215,7 +215,7 @@ def report(what: str, by: str, since: datetime | None, until: datetime | None, l
             table = REPORTS[what](client, limit)
     finally:
         client.close()
-    click.echo(RENDERERS[form](table))
+    click.echo(RENDERERS[form](table).rstrip("\n"))
 
 
 @main.command(name="audit")
@@ -262,7 +262,7 @@ def query(sql: str, form: str) -> None:
     finally:
         client.close()
     table = ReportTable("", tuple(result.column_names), tuple(tuple(row) for row in result.result_rows))
-    click.echo(RENDERERS[form](table).lstrip("\n"))
+    click.echo(RENDERERS[form](table).strip("\n"))
 
 
 @main.command()

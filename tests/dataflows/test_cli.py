@@ -1,0 +1,111 @@
+"""The commands other than `run`, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from dataflows.cli import main
+from dataflows.traffic import TrafficShape, generate
+from tests.integration.running import ROOT, Place
+
+JSON = ("--format", "json", "--clickhouse")
+
+
+def meterline(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dataflows.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place(tmp_path_factory.mktemp("cli"))
+    events = b"".join(generate(TrafficShape(events=2_000, seed=41, day=date(2026, 3, 17))))
+    (place.root / "events.jsonl").write_bytes(events)
+    assert place.run(f"file://{place.root}/events.jsonl")[0] == 0
+    return place
+
+
+def test_margin_in_json_is_exact_and_its_rows_sum_to_its_total(priced: Place) -> None:
+    found = meterline(
+        "report", "margin", "--by", "model", "--format", "json", "--clickhouse", priced.clickhouse
+    )
+    assert found.returncode == 0, found.stderr
+    table = json.loads(found.stdout)
+    assert {row["model"] for row in table["rows"]} == {"gpt-4o", "claude-3-5-sonnet", "fallback-llama-3"}
+    for column in ("cost", "price", "margin"):
+        assert sum(Decimal(row[column]) for row in table["rows"]) == Decimal(table["totals"][column])
+    exact = priced.ask("SELECT sum(u.price) FROM usage AS u")[0][0]
+    assert Decimal(table["totals"]["price"]) == exact
+
+
+@pytest.mark.parametrize("what", ["margin", "losing", "dropped", "quarantine", "spend", "alerts"])
+def test_each_report_has_text_and_csv(priced: Place, what: str) -> None:
+    text = meterline("report", what, "--clickhouse", priced.clickhouse)
+    assert (text.returncode, text.stderr) == (0, "")
+    assert len(text.stdout.splitlines()) > 1
+    rows = meterline("report", what, "--format", "csv", "--clickhouse", priced.clickhouse)
+    assert len({len(row) for row in csv.reader(io.StringIO(rows.stdout))}) == 1
+
+
+def test_dropped_adds_up_to_what_was_read(priced: Place) -> None:
+    found = meterline("report", "dropped", "--format", "json", "--clickhouse", priced.clickhouse)
+    table = json.loads(found.stdout)
+    parts = [row["events"] for row in table["rows"] if not row[""].startswith(" ")]
+    assert sum(parts) == table["totals"]["events"] == 2_000
+
+
+def test_query_answers_and_refuses_in_a_sentence(priced: Place) -> None:
+    found = meterline("query", "SELECT count() AS n FROM usage", *JSON, priced.clickhouse)
+    assert json.loads(found.stdout)["rows"][0]["n"] == priced.ask("SELECT count() FROM usage")[0][0]
+    refused = meterline("query", "SELECT nonsense", "--clickhouse", priced.clickhouse)
+    assert refused.returncode == 1
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_check_finds_everything_fine_or_every_problem_in_one_go(priced: Place, tmp_path: Path) -> None:
+    fine = meterline(
+        "check", "--config", f"{priced.root}/meterline.yaml", "--source", f"file://{priced.root}/events.jsonl",
+        "--clickhouse", priced.clickhouse, "--state-dir", f"{priced.root}/state",
+    )  # fmt: skip
+    assert fine.returncode == 0, fine.stdout
+    assert all(line.startswith("ok ") for line in fine.stdout.splitlines())
+    (tmp_path / "bad.yaml").write_text("pricing: {currency: EUR, rules: []}\n")
+    bad = meterline(
+        "check", "--config", f"{tmp_path}/bad.yaml", "--source", "file:///nowhere", "--clickhouse", "x://y",
+    )  # fmt: skip
+    assert bad.returncode == 1
+    told = [line.split(" ")[1] for line in bad.stdout.splitlines() if line.startswith("BAD")]
+    assert set(told) == {"config", "source:", "clickhouse:", "state:"}
+
+
+def test_migrate_makes_the_tables_once(tmp_path: Path) -> None:
+    first = meterline("migrate", "--clickhouse", f"chdb://{tmp_path}/ch")
+    assert "applied 0001 tables" in first.stdout
+    again = meterline("migrate", "--clickhouse", f"chdb://{tmp_path}/ch")
+    assert again.stdout == "the tables are up to date\n"
+
+
+def test_a_demo_shows_the_runaway_and_a_second_one_changes_nothing(tmp_path: Path) -> None:
+    flags = ("demo", "--events", "5000", "--directory", str(tmp_path / "demo"))
+    first, second = meterline(*flags), meterline(*flags)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "tenant-runaway" in first.stdout
+    assert "nothing new" in second.stdout
+    tables = [re.split(r"\n\n", found.stdout, maxsplit=1)[1] for found in (first, second)]
+    assert tables[0] == tables[1]
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = [name for name, command in main.commands.items() if not command.hidden]
+    assert [name for name in shown if f"`meterline {name}" not in readme] == []
