@@ -222,6 +222,7 @@ def report(what: str, by: str, since: datetime | None, until: datetime | None, l
 @config_option
 @source_option
 @clickhouse_option
+@state_option
 def audit_command() -> None:
     """Count again from the sources and from ClickHouse, and prove that nothing was lost or doubled."""
     settings = read_settings(os.environ.get(CONFIG_ENV, DEFAULT_CONFIG))

@@ -66,7 +66,10 @@ def prepare(environment: Mapping[str, str]) -> Job:
     plan = plan_job(environment)
     webhooks = tuple(read_webhooks(plan.settings.alerts.webhooks, environment))
     inputs = find_inputs(plan)
-    hold(plan, environment)
+    try:
+        hold(plan, environment)
+    except OSError as exc:
+        raise PlanError(f"the state directory {plan.state_dir} cannot be used: {exc.strerror}") from None
     client = connect(plan.clickhouse)
     try:
         migrate(client)

@@ -134,7 +134,7 @@ def _sentence(address: ClickHouseAddress, exc: Exception) -> str:
     if address.embedded:
         return (
             f"the embedded ClickHouse in {address.directory} cannot be opened: "
-            "it belongs to one process at a time, and another one may hold it"
+            "it belongs to one process at a time, and another one may hold it, or it cannot be written to"
         )
     if (
         "AUTHENTICATION_FAILED" in text

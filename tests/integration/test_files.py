@@ -217,6 +217,34 @@ def test_a_mistake_is_one_sentence_and_exit_1(
         assert len(stderr.splitlines()) == 5, stderr
 
 
+def test_a_state_directory_that_is_held_or_damaged_is_said_in_a_sentence(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    path = tmp_path / "events.jsonl"
+    write_traffic(path, 2_000, 18)
+    holder = place.start(f"file://{path}", "--follow")
+    ready = time.monotonic() + 60
+    while time.monotonic() < ready and not any((tmp_path / "state" / "dedupe").glob("*/*.segment")):
+        time.sleep(0.1)
+    code, stderr = place.run(f"file://{path}")
+    assert code == 1
+    assert f"in use by another Meterline job (process {holder.pid})" in stderr
+    holder.terminate()
+    holder.communicate(timeout=60)
+    segment = next((tmp_path / "state" / "dedupe").glob("*/*.segment"))
+    content = bytearray(segment.read_bytes())
+    content[-1] ^= 1
+    segment.write_bytes(content)
+    write_traffic(path, 4_000, 18)
+    code, stderr = place.run(f"file://{path}")
+    assert code == 1
+    assert segment.name in stderr
+    assert "Traceback" not in stderr
+    assert "panicked" not in stderr
+    code, stderr = Place(tmp_path).run(f"file://{path}", "--state-dir", "/proc/nowhere")
+    assert code == 1
+    assert "the state directory /proc/nowhere cannot be used" in stderr
+
+
 def test_an_empty_file_ends_well(tmp_path: Path) -> None:
     place = Place(tmp_path)
     (tmp_path / "empty.jsonl").touch()
