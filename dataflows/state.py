@@ -101,10 +101,15 @@ def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitio
     that is staged for one must find it again.
 
     Raises:
-        CorruptStateError: `job.json` cannot be read.
+        CorruptStateError: `job.json` cannot be read, or is missing beside a recovery store.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "job.json"
+    if not path.exists() and any((directory / "recovery").glob("part-*.sqlite3")):
+        # A new seed would make every key look new, to a job that resumes behind them.
+        raise CorruptStateError(
+            f"the state file {path} is missing: put it back, or remove the whole directory to begin anew"
+        )
     known = _read(path)
     partitions = {partition.name: partition for partition in known.partitions.values()}
     for source, number in inputs:
