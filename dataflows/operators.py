@@ -41,22 +41,30 @@ _NEVER = -1
 class Watermarks:
     """The greatest event time of each input so far, and which inputs are live.
 
-    Inputs in `expected` that have not been heard of hold everything back.
+    Inputs in `expected` that have not been heard of hold everything back. `closed_ms` is the instant
+    that all live inputs had passed at the end of an earlier epoch: what it closes stays closed, also
+    for an input that was idle then, or is new, and brings older events.
     """
 
     expected: frozenset[int]
     peaks_ms: dict[int, int] = field(default_factory=dict)
+    closed_ms: int = _NEVER
     live: dict[int, bool] = field(default_factory=dict)
 
     def before(self, tick: Tick) -> int:
-        """The watermark of the tick's input before this batch; -1 if it had none."""
-        return self.peaks_ms.get(tick.partition.ordinal, _NEVER)
+        """The instant before which the tick's input is done, before this batch; -1 if there is none."""
+        return max(self.peaks_ms.get(tick.partition.ordinal, _NEVER), self.closed_ms)
 
     def advance(self, tick: Tick) -> None:
         """Take in what a batch says about its input."""
         ordinal = tick.partition.ordinal
         self.peaks_ms[ordinal] = max(self.peaks_ms.get(ordinal, _NEVER), tick.peak_ms)
         self.live[ordinal] = tick.live
+
+    def close(self) -> int:
+        """Call once at the end of an epoch: `closed_ms`, which only grows."""
+        self.closed_ms = max(self.closed_ms, self.slowest_ms())
+        return self.closed_ms
 
     def slowest_ms(self) -> int:
         """The watermark that every live input has passed; of all inputs where none is live."""
@@ -73,6 +81,7 @@ class ShardState:
     shard: int
     manifest: Manifest
     peaks_ms: dict[int, int]
+    closed_ms: int
 
     def to_json(self) -> str:
         """Immutable text: Bytewax pickles it later, when the shard has moved on."""
@@ -81,6 +90,7 @@ class ShardState:
                 "shard": self.shard,
                 "manifest": manifest_to_json(self.manifest),
                 "peaks_ms": sorted(self.peaks_ms.items()),
+                "closed_ms": self.closed_ms,
             }
         )
 
@@ -89,8 +99,15 @@ class ShardState:
         """Inverse of `to_json`."""
         content = json.loads(text)
         return cls(
-            content["shard"], manifest_from_json(content["manifest"]), dict(map(tuple, content["peaks_ms"]))
+            content["shard"],
+            manifest_from_json(content["manifest"]),
+            dict(map(tuple, content["peaks_ms"])),
+            content["closed_ms"],
         )
+
+    def watermarks(self, expected: frozenset[int]) -> Watermarks:
+        """Where the inputs stood."""
+        return Watermarks(expected, dict(self.peaks_ms), self.closed_ms)
 
 
 class ShardLog:
@@ -111,6 +128,10 @@ class ShardLog:
     def _open(self, shard: int, manifest: Manifest) -> None:
         self.shard = shard
         self._log = SegmentLog.open(self._directory / f"shard-{shard:02d}", manifest, SEGMENT_SPAN_MS)
+
+    def state(self, marks: Watermarks) -> ShardState:
+        """What the snapshot of an epoch keeps, once everything else of the epoch has been done."""
+        return ShardState(self.shard, self.segments.snapshot(), dict(marks.peaks_ms), marks.closed_ms)
 
     @property
     def segments(self) -> SegmentLog:
@@ -145,7 +166,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         log = ShardLog(directory, state)
         for block in log.segments.blocks():
             index.restore(np.frombuffer(block, ENTRY_DTYPE))
-        return cls(index, log, Watermarks(expected, state.peaks_ms), keep_ms)
+        return cls(index, log, state.watermarks(expected), keep_ms)
 
     def on_batch(self, values: list[ShardSlice]) -> tuple[Iterable[Judged], bool]:
         """Judge the slices in the order in which they came."""
@@ -166,12 +187,10 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         if len(added):
             times = added["time_ms"]
             self._log.segments.append(added.tobytes(), int(times.min()), int(times.max()))
-        before_ms = self._marks.slowest_ms() - self._keep_ms
+        before_ms = self._marks.close() - self._keep_ms
         self._index.forget(before_ms)
         self._log.segments.drop_before(before_ms)
-        return ShardState(
-            self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)
-        ).to_json()
+        return self._log.state(self._marks).to_json()
 
 
 SpendOutput: TypeAlias = "WindowVersions | CapAlert"
@@ -221,7 +240,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
             for key, window in _windows_from_bytes(block):
                 book.windows[key] = window
                 records += 1
-        return cls(book, log, records, Watermarks(expected, state.peaks_ms), keep_ms, origins)
+        return cls(book, log, records, state.watermarks(expected), keep_ms, origins)
 
     def on_batch(self, values: list[SpendSlice]) -> tuple[Iterable[SpendOutput], bool]:
         """Add the rows of every batch that is complete; windows that changed and alerts go on."""
@@ -248,7 +267,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
 
     def snapshot(self) -> str:
         """Append the windows that the epoch changed, let go of what has expired, and name what is left."""
-        self._book.forget(self._marks.slowest_ms() - self._keep_ms)
+        self._book.forget(self._marks.close() - self._keep_ms)
         changed = self._book.take_changed()
         if self._records + len(changed) > COMPACT_AFTER * (len(self._book.windows) + 1_000):
             self._log.segments.replace_all()
@@ -257,9 +276,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
             block = _windows_to_bytes([(key, self._book.windows[key]) for key in changed])
             self._log.segments.append(block, 0, 0)
             self._records += len(changed)
-        return ShardState(
-            self._log.shard, self._log.segments.snapshot(), dict(self._marks.peaks_ms)
-        ).to_json()
+        return self._log.state(self._marks).to_json()
 
 
 def new_book(limits: LimitSettings, thresholds: tuple[Decimal, ...]) -> Callable[[], SpendBook]:
