@@ -13,9 +13,9 @@ Why the counts are enough, for a line without backslash and control bytes: quote
 alternate, so a quote followed by a colon ends a key, or begins a text whose first byte is a colon
 (which only makes the line look one key too long). A second equal key, an unknown key, a nested
 object or a null each add a key that no column accounts for, and nothing can take one away (a blank
-between key and colon could: such lines are not weighed). A number where a text belongs takes two
-quotes away, and nothing can add two: a text where a number or an object belongs is null to Polars,
-and its key unaccounted for. The one exception, `"attributes":"{}"`, is looked for (`_weigh`).
+between key and colon could: such lines are not weighed). A number or an empty object where a text
+belongs takes two quotes away, and nothing can add two: a text where a number or an object belongs
+is null to Polars, and its key unaccounted for; arrays of texts and `"attributes":"{}"` are looked for.
 """
 
 from __future__ import annotations
@@ -274,11 +274,10 @@ def _string_checks(parsed: pl.DataFrame, lines: Lines, seen: dict[str, int]) -> 
     if "provider_cost" in seen:
         cost = pl.col("provider_cost")
         checks.append(cost.is_null() | cost.str.contains(_PLAIN_DECIMAL))
-    objects = sum(len(parsed) - seen.get(name, len(parsed)) for name in ("attributes", _HAS_DATA))
-    if b"[" in lines.data or lines.data.count(b"{") > len(parsed) + objects:
-        # A nested value arrives as its JSON text.
+    if b"[" in lines.data:
+        # An array arrives as its JSON text; of one text, it has the quotes that a text has.
         checks += [
-            ~(pl.col(name).str.starts_with("[") | pl.col(name).str.starts_with("{")).fill_null(value=False)
+            ~pl.col(name).str.starts_with("[").fill_null(value=False)
             for name in seen
             if parsed.schema[name] == pl.String and name != "attributes"
         ]

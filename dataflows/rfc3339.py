@@ -59,7 +59,7 @@ def _parse_layout(texts: _Texts, fraction_end: int) -> tuple[Int64s, Bools]:
     month_is_real = (month >= 1) & (month <= 12)
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     month_days = _DAYS_IN_MONTH[np.where(month_is_real, month, 0)] + (leap & (month == 2))
-    good &= month_is_real & (day >= 1) & (day <= month_days) & (year >= 1)
+    good &= month_is_real & (day >= 1) & (day <= month_days)
     good &= (hour <= 23) & (minute <= 59) & (second <= 59)
     seconds = _days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
     millis = seconds * 1_000

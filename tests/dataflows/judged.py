@@ -1,4 +1,4 @@
-"""What `decode` owes for a batch of lines, worked out line by line with the contract's own reader."""
+"""Batches of plain lines, and what `decode` owes for any batch: worked out by the contract's own reader."""
 
 from __future__ import annotations
 
@@ -12,11 +12,38 @@ import polars as pl
 
 from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Decoded, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.plain_lines import PLAIN_LINES_MIN
 from metering.event import InvalidEvent, parse_line
+from tests.dataflows.lines import CARRIED
 
 NO_BOUNDS = TimeBounds(future_ms_max=10**15, age_ms_max=10**15)
 ARRIVAL_MS = 1_772_000_000_000
 FIRST_OFFSET = 70_000
+
+
+def event_line(number: int, **fields: Any) -> bytes:
+    """A plain line, compact as producers write it; a field of None is left out."""
+    event = {
+        "idempotency_key": f"key-{number}",
+        "tenant_id": "acme",
+        "model": "gpt-4o",
+        "timestamp": ARRIVAL_MS - number,
+        "input_tokens": 1000 + number,
+        "output_tokens": number,
+        **fields,
+    }
+    return json.dumps({k: v for k, v in event.items() if v is not None}, separators=(",", ":")).encode()
+
+
+def plain_lines(count: int = 2 * PLAIN_LINES_MIN, **fields: Any) -> list[bytes]:
+    return [event_line(number, **fields) for number in range(count)]
+
+
+def envelope_line(number: int, **outside: Any) -> bytes:
+    event = json.loads(event_line(number, status="error"))
+    outer = {name: event.pop(field) for field, name in CARRIED.items()}
+    envelope = {"specversion": "1.0", "source": "/app", "type": "usage", **outer, **outside, "data": event}
+    return json.dumps(envelope, separators=(",", ":")).encode()
 
 
 def raw_batch(lines: list[bytes], *, age_limited: bool = True, arrival_ms: int = ARRIVAL_MS) -> RawBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import polars as pl
@@ -16,35 +16,18 @@ from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode, refuse
 from dataflows.plain_lines import PLAIN_LINES_MIN, UNKNOWN_FIELDS_MAX
 from metering.event import LINE_BYTES_MAX, QuarantineReason, UsageEvent, parse_line
-from tests.dataflows.judged import ARRIVAL_MS, NO_BOUNDS, assert_decodes_as_judged, raw_batch
-from tests.dataflows.lines import CARRIED, batches
+from tests.dataflows.judged import (
+    ARRIVAL_MS,
+    NO_BOUNDS,
+    assert_decodes_as_judged,
+    envelope_line,
+    event_line,
+    plain_lines,
+    raw_batch,
+)
+from tests.dataflows.lines import batches
 
 MINUTE_MS = 60_000
-
-
-def event_line(number: int, **fields: Any) -> bytes:
-    """A plain line, compact as producers write it; a field of None is left out."""
-    event = {
-        "idempotency_key": f"key-{number}",
-        "tenant_id": "acme",
-        "model": "gpt-4o",
-        "timestamp": ARRIVAL_MS - number,
-        "input_tokens": 1000 + number,
-        "output_tokens": number,
-        **fields,
-    }
-    return json.dumps({k: v for k, v in event.items() if v is not None}, separators=(",", ":")).encode()
-
-
-def plain_lines(count: int = 2 * PLAIN_LINES_MIN, **fields: Any) -> list[bytes]:
-    return [event_line(number, **fields) for number in range(count)]
-
-
-def envelope_line(number: int, **outside: Any) -> bytes:
-    event = json.loads(event_line(number, status="error"))
-    outer = {name: event.pop(field) for field, name in CARRIED.items()}
-    envelope = {"specversion": "1.0", "source": "/app", "type": "usage", **outer, **outside, "data": event}
-    return json.dumps(envelope, separators=(",", ":")).encode()
 
 
 # At least 10,000 lines: 250 batches of 60 lines or more. A longer profile runs more of them.
@@ -87,6 +70,7 @@ FAST = {
         for number in range(96)
     ],
     "every field": plain_lines(
+        idempotency_key="k" * 256,
         feature_id="chat",
         provider="openai",
         model_version="2024-08-06",
@@ -139,12 +123,9 @@ def test_the_fast_road_begins_at_a_number_of_lines() -> None:
         decode(raw_batch(plain_lines(PLAIN_LINES_MIN - 1)), NO_BOUNDS)
 
 
-@pytest.mark.parametrize(
-    "bad", [b'{"a"}', b'{"a":NaN}', b'{"x":1E400}', b'{"a":"\xff"}', b"{" + b'"a":[' * 2000 + b"}"]
-)
-def test_only_what_stands_near_a_bad_line_leaves_the_fast_road(
-    monkeypatch: pytest.MonkeyPatch, bad: bytes
-) -> None:
+@pytest.fixture
+def taken_slowly(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The lines that the slow road has read."""
     slow: list[bytes] = []
 
     def parse_and_note(line: bytes) -> tuple[UsageEvent, tuple[str, ...]]:
@@ -152,96 +133,22 @@ def test_only_what_stands_near_a_bad_line_leaves_the_fast_road(
         return parse_line(line)
 
     monkeypatch.setattr(decode_module, "parse_line", parse_and_note)
+    return slow
+
+
+@pytest.mark.parametrize("bad", [b'{"a"}', b'{"a":NaN}', b'{"a":"\xff"}', b"{" + b'"a":[' * 2000 + b"}"])
+def test_broken_lines_leave_the_fast_road_alone(taken_slowly: list[bytes], bad: bytes) -> None:
     lines = plain_lines(1000)
-    lines[500] = bad
-    decoded = decode(raw_batch(lines), NO_BOUNDS)
-    assert (len(decoded.events), len(decoded.quarantined)) == (999, 1)
-    assert bad in slow
-    assert len(slow) < 2 * PLAIN_LINES_MIN
+    lines[25::50] = [bad] * 20
+    assert len(decode(raw_batch(lines), NO_BOUNDS).events) == 980
+    assert taken_slowly == [bad] * 20
 
 
-# Each of these once passed, or could pass, for something else in columns: a text for a number,
-# a second key for the first, one miscount for another that hides it.
-@pytest.mark.parametrize(
-    ("members", "reason"),
-    [
-        ('"region":5', "wrong_type"),
-        ('"region":1.5', "wrong_type"),
-        ('"region":true', "wrong_type"),
-        ('"region":["eu"]', "wrong_type"),
-        ('"region":["a","b"]', "wrong_type"),
-        ('"region":[]', "wrong_type"),
-        ('"region":{}', "wrong_type"),
-        ('"region":{"a":"b"}', "wrong_type"),
-        ('"latency_ms":"5"', "wrong_type"),
-        ('"latency_ms":5.0', "wrong_type"),
-        ('"latency_ms":1e2', "wrong_type"),
-        ('"latency_ms":true', "wrong_type"),
-        ('"latency_ms":[5]', "wrong_type"),
-        ('"latency_ms":-1', "out_of_range"),
-        ('"latency_ms":-0', None),
-        ('"latency_ms":1099511627777', "out_of_range"),
-        ('"latency_ms":9223372036854775808', "out_of_range"),
-        ('"latency_ms":null', None),
-        ('"provider_cost":0.5', "wrong_type"),
-        ('"provider_cost":"٣"', "invalid_value"),
-        ('"provider_cost":"\U0001d7dd"', "invalid_value"),
-        ('"provider_cost":"1.0000000000005"', None),
-        ('"cache_status":"HIT"', "invalid_value"),
-        ('"feature_id":""', "out_of_range"),
-        ('"region":"' + "é" * 128 + '"', None),
-        ('"region":"' + "é" * 129 + '"', "out_of_range"),
-        ('"region":"[1]"', None),
-        ('"region":"{"', None),
-        ('"region":":x"', None),
-        ('"region":": x"', None),
-        ('"region":" x"', None),
-        (r'"region":"a\": b"', None),
-        ('"attributes":"{}"', "wrong_type"),
-        ('"attributes":"{}","region":5', "wrong_type"),
-        ('"attributes":{},"region":5', "wrong_type"),
-        ('"attributes":{},"region":"{}"', None),
-        ('"attributes":["x"]', "wrong_type"),
-        ('"attributes":{"a":"1","a":"2"}', "duplicate_field"),
-        ('"attributes":{"a":"1","b":"2","a":"1"}', "duplicate_field"),
-        ('"attributes":{"user":"1","user":"2"}', "duplicate_field"),
-        ('"attributes":{"":"x"}', "out_of_range"),
-        ('"attributes":{"a":": "}', None),
-        ('"attributes":{": ":": "},"region":5,"provider":6', "wrong_type"),
-        ('"attributes":{"a":": x"},"latency_ms":["b","c"]', "wrong_type"),
-        ('"attributes":{"a":null}', "wrong_type"),
-        ('"attributes":{"a":1}', "wrong_type"),
-        ('"attributes":{"a":{"b":"c"}}', "wrong_type"),
-        ('"attributes":{"' + "k" * 129 + '":"v"}', "out_of_range"),
-        ('"attributes":{"a":"' + "v" * 1025 + '"}', "out_of_range"),
-        ('"attributes":{' + ",".join(f'"k{n}":"v"' for n in range(65)) + "}", "out_of_range"),
-        ('"model":"gpt-4o"', "duplicate_field"),
-        (r'"\u006dodel":"gpt-4o"', "duplicate_field"),
-        ('"model" :"gpt-4o"', "duplicate_field"),
-        ('"Model":"gpt-4o"', None),
-        ('"unheard_of":1,"unheard_of":1', "duplicate_field"),
-        ('"unheard_of":{"a":1,"a":1}', "duplicate_field"),
-        ('"unheard_of":' + "[" * 63 + "]" * 63, None),
-        ('"unheard_of":' + "[" * 64 + "]" * 64, "invalid_json"),
-        ('"specversion":"1.0"', "missing_field"),
-        ('"specversion":"1.0","data":{}', "missing_field"),
-        ('"specversion":"0.3"', "invalid_value"),
-        ('"specversion":null', None),
-        ('"cache_read_tokens":99999', "inconsistent_usage"),
-        ('"cache_write_1h_tokens":1', "inconsistent_usage"),
-        ('"reasoning_tokens":99999', "inconsistent_usage"),
-    ],
-)
-@pytest.mark.parametrize("place", ["sampled line", "another line"])
-def test_a_line_that_columns_could_mistake(members: str, reason: str | None, place: str) -> None:
-    lines = plain_lines(attributes={"user": "u"}) if "user" in members else plain_lines()
-    lines = [
-        line.replace(b',"attributes":{"user":"u"}', b"") if n % 2 else line for n, line in enumerate(lines)
-    ]
-    row = 0 if place == "sampled line" else 50
-    lines[row] = event_line(row)[:-1] + b"," + members.encode() + b"}"
-    decoded = assert_decodes_as_judged(raw_batch(lines))
-    assert decoded.quarantined["reason"].to_list() == ([] if reason is None else [reason])
+def test_few_follow_a_line_that_only_polars_cannot_read(taken_slowly: list[bytes]) -> None:
+    lines = plain_lines(1000)
+    lines[500] = b'{"x":1E400}'
+    assert len(decode(raw_batch(lines), NO_BOUNDS).events) == 999
+    assert len(taken_slowly) < 2 * PLAIN_LINES_MIN
 
 
 @pytest.mark.parametrize(
@@ -267,7 +174,7 @@ def test_a_line_that_columns_could_mistake(members: str, reason: str | None, pla
         (b"[" + event_line(1) + b"]", 1, "not_an_object"),
         (event_line(1)[:40], 1, "invalid_json"),
         (event_line(1)[:-1] + b',"x":"' + b"x" * 1_000_000 + b'"}', 1, None),
-        (event_line(1)[:-1] + b',"x":"' + b"x" * LINE_BYTES_MAX + b'"}', 1, "line_too_long"),
+        (event_line(1)[:-1] + b" " * LINE_BYTES_MAX + b"}", 1, "line_too_long"),
         (b"[" * 100_000, 1, "invalid_json"),
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 1, "invalid_json"),
     ],
@@ -293,34 +200,6 @@ def test_envelopes_and_plain_events_share_a_batch() -> None:
     mixed = [line for pair in zip(events, envelopes, strict=True) for line in pair]
     for lines in (events + envelopes, envelopes + events, mixed):
         assert len(assert_decodes_as_judged(raw_batch(lines)).events) == 120
-
-
-@pytest.mark.parametrize(
-    ("data", "outside", "reason"),
-    [
-        ({"tenant_id": "other"}, {}, None),
-        ({"unheard_of": 1}, {"unheard_of": 1}, None),
-        ({"source": "x", "id": "y", "_has_data": 1}, {"model": "outside", "region": "x"}, None),
-        ({"specversion": "1.0"}, {}, None),
-        ({}, {"specversion": "0.3"}, "invalid_value"),
-        ({}, {"specversion": 1.0}, "invalid_value"),
-        ({}, {"source": 5, "type": None, "dataschema": ["x"]}, None),
-        ({}, {"id": 5}, "wrong_type"),
-        ({}, {"time": "2026-02-30T00:00:00Z"}, "invalid_timestamp"),
-        ({"region": 5}, {"source": "{}"}, "wrong_type"),
-        ({"status": "lost"}, {}, "invalid_value"),
-    ],
-)
-@pytest.mark.parametrize("row", [0, 50], ids=["sampled line", "another line"])
-def test_an_odd_envelope_among_envelopes(
-    data: dict[str, Any], outside: dict[str, Any], reason: str | None, row: int
-) -> None:
-    lines = [envelope_line(number) for number in range(2 * PLAIN_LINES_MIN)]
-    odd = json.loads(envelope_line(row, **outside))
-    odd["data"].update(data)
-    lines[row] = json.dumps(odd, separators=(",", ":")).encode()
-    decoded = assert_decodes_as_judged(raw_batch(lines))
-    assert decoded.quarantined["reason"].to_list() == ([] if reason is None else [reason])
 
 
 def test_more_unknown_fields_than_are_learnt_are_still_counted() -> None:

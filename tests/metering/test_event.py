@@ -143,11 +143,11 @@ def test_a_line_is_refused_as_a_whole(line: bytes, reason: str) -> None:
         pytest.param(smallest()[:-1] + b', "x":1E400}', id="float out of range, unknown field"),
         pytest.param(smallest()[:-1] + b',"x":' + b"9" * 5000 + b"}", id="huge integer, unknown field"),
         pytest.param(
-            smallest()[:-1] + b',"x":' + b"[" * (NESTING_MAX - 1) + b"]" * (NESTING_MAX - 1) + b"}",
+            smallest()[:-1] + b',"y":[],"x":' + b"[" * (NESTING_MAX - 1) + b"]" * (NESTING_MAX - 1) + b"}",
             id="nesting as deep as allowed",
         ),
         pytest.param(
-            smallest()[:-1] + b',"x":"' + b"[{" * 1000 + rb"\"[" + b'"}',
+            smallest()[:-1] + rb',"x":"[{\"' + b"[{" * 1000 + b'"}',
             id="brackets inside a text do not nest",
         ),
         pytest.param(smallest()[:-1] + rb',"x":"\ud83d\ude00 \\ud800"}', id="a surrogate pair, escaped text"),
