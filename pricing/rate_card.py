@@ -56,7 +56,7 @@ class RateCard:
         general = -1
         for index, rule in enumerate(self.rules):
             if rule.model == model:
-                if rule.provider == provider and provider:
+                if rule.provider == provider:
                     return index
                 if not rule.provider:
                     general = index

@@ -160,6 +160,17 @@ def test_columns_agree_with_the_single_day(case: tuple[str, list[int]]) -> None:
 
 
 @given(zones_and_instants())
+def test_a_column_may_hold_nothing_of_a_day_but_its_first_instant(case: tuple[str, list[int]]) -> None:
+    zone, (first, *_) = case
+    second = day_window(first, zone)[1]
+    third = day_window(second, zone)[1]
+    starts, ends = day_windows(np.array([third, first, second, second], np.int64), zone)
+    assert starts.tolist()[1:] == [day_window(first, zone)[0], second, second]
+    assert ends.tolist()[1:] == [second, third, third]
+    assert (int(starts[0]), int(ends[0])) == day_window(third, zone)
+
+
+@given(zones_and_instants())
 def test_days_hold_their_instants_and_follow_one_another(case: tuple[str, list[int]]) -> None:
     zone, instants = case
     for instant in instants:
