@@ -7,28 +7,32 @@ its cost. What cannot be counted again (a deleted file, expired messages) is sai
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from clickhouse_connect.driver.client import Client
 
+from dataflows.audit_money import (
+    Check,
+    check_alerts,
+    check_amounts,
+    check_grounds,
+    check_keys,
+    check_windows,
+)
 from dataflows.batch import UInt64s
 from dataflows.kafka_source import KafkaTopic
-from dataflows.recount import LINE_BITS, Ledger, Recount, recount_file, recount_kafka
+from dataflows.recount import LINE_BITS, Ledger, Recount, distinct, recount_file, recount_kafka
 
 OnProgress = Callable[[str], None]
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One equation: whether it holds, in a sentence, with the first offender where it does not."""
-
-    name: str
-    ok: bool
-    detail: str
+LOOKS_MAX = 4
+LOOK_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,72 +58,153 @@ def audit(
     thresholds: Sequence[Decimal],
     window_hours: int,
     on_progress: OnProgress,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Check]:
     """All checks, one after the other; the books balance if every one is ok.
 
     `topic` is the Kafka source, where there is one; `thresholds` and `window_hours` are those that the
-    job ran with.
+    job ran with. Of a job that is running, something may be seen between two of its inserts: while
+    its progress moves, what looks broken is looked at again, `LOOKS_MAX` times at most.
     """
-    inputs = [
-        Input(*row)
-        for row in client.query(
-            "SELECT source, source_partition, next_offset, events_read FROM source_progress FINAL"
-            " ORDER BY source, source_partition"
-        ).result_rows
-    ]
+    inputs = [Input(*row) for row in client.query(_INPUTS).result_rows]
     if not inputs:
         yield Check("inputs", ok=True, detail="nothing has been published yet")
-    for one in inputs:
-        yield from _check_input(client, one, topic, on_progress)
-    yield _check_keys(client, window_hours)
-    yield _check_amounts(client)
-    for kind in ("day", "month"):
-        yield _check_windows(client, kind)
-    for threshold in thresholds:
-        yield _check_alerts(client, threshold)
+    replaced = _any_replaced(client)
+    # Without FINAL ClickHouse reads the columns of the position alone.
+    priced = "usage" if replaced else "priced_events"
+    looks: list[Callable[[], Check | Iterator[Check]]] = [
+        *(partial(_check_input, client, one, priced, topic, on_progress) for one in inputs),
+        *([partial(_check_identities, client)] if replaced else []),
+        partial(check_keys, client, window_hours),
+        partial(check_amounts, client),
+        *(partial(check_windows, client, kind) for kind in ("day", "month")),
+        *(partial(check_alerts, client, threshold) for threshold in thresholds),
+        partial(check_grounds, client),
+    ]
+    moving = cache(lambda: _moves(client, sleep))
+    for look in looks:
+        found = _as_list(look())
+        for _ in range(LOOKS_MAX - 1):
+            if all(check.ok for check in found) or not moving():
+                break
+            sleep(LOOK_AGAIN_SECONDS)
+            found = _as_list(look())
+        yield from found
+
+
+def _as_list(found: Check | Iterator[Check]) -> list[Check]:
+    return [found] if isinstance(found, Check) else list(found)
+
+
+def _moves(client: Client, sleep: Callable[[float], None]) -> bool:
+    """Whether a job is publishing: its progress is not what it was a moment ago."""
+    pulse = "SELECT count(), max(updated_at), sum(next_offset) FROM source_progress FINAL"
+    before = client.query(pulse).result_rows
+    sleep(LOOK_AGAIN_SECONDS)
+    return bool(client.query(pulse).result_rows != before)
+
+
+_INPUTS = (
+    "SELECT source, source_partition, next_offset, events_read FROM source_progress FINAL"
+    " ORDER BY source, source_partition"
+)
+
+
+def _any_replaced(client: Client) -> bool:
+    """Whether stored rows have been replaced by others, so that `priced_events` is not `usage`."""
+    sizes = "SELECT (SELECT count() FROM priced_events), (SELECT count() FROM usage)"
+    stored, current = client.query(sizes).result_rows[0]
+    return bool(stored != current)
 
 
 def _check_input(
-    client: Client, one: Input, topic: KafkaTopic | None, on_progress: OnProgress
+    client: Client, one: Input, priced_table: str, topic: KafkaTopic | None, on_progress: OnProgress
 ) -> Iterator[Check]:
     name = f"{one.source}/{one.number}"
-    priced = _positions(client, "usage", one)
-    # A copy, or a quarantined line, whose position has a row now was priced by a later run: it counts there.
-    copies = np.setdiff1d(_positions(client, "duplicates FINAL", one), priced)
-    quarantined = np.setdiff1d(_positions(client, "quarantine_log FINAL", one), priced)
-    distinct = np.unique(priced)
+    priced = _positions(client, priced_table, one)
     twice = _first_repeated(priced)
+    if twice is not None and priced_table != "usage":
+        # A job that is running may have replaced rows since.
+        priced = _positions(client, "usage", one)
+        twice = _first_repeated(priced)
+    # A copy, or a quarantined line, whose position has a row now was priced by a later run: it counts there.
+    stored_copies = _positions(client, "duplicates FINAL", one)
+    stored_quarantined = _positions(client, "quarantine_log FINAL", one)
+    rows = Ledger(priced)
+    copies = stored_copies[rows.take(stored_copies)]
+    quarantined = stored_quarantined[rows.take(stored_quarantined)]
+    both_times = len(copies) + len(quarantined) < len(stored_copies) + len(stored_quarantined)
+    contradicted = _first_contradicted(client, one) if both_times else None
+    own = distinct(priced)
     both = np.intersect1d(copies, quarantined)
     told = (
-        f"{one.events_read:,} read = {len(distinct):,} priced + {len(copies):,} duplicates"
+        f"{one.events_read:,} read = {len(own):,} priced + {len(copies):,} duplicates"
         f" + {len(quarantined):,} quarantined"
     )
     if twice is not None:
         yield Check(f"{name}: once", ok=False, detail=f"{one.place(twice)} is priced twice")
+    elif contradicted is not None:
+        detail = f"{one.place(contradicted)} is priced, and was set aside no earlier than that"
+        yield Check(f"{name}: once", ok=False, detail=detail)
     elif len(both):
         place = one.place(int(both[0]))
         yield Check(f"{name}: once", ok=False, detail=f"{place} is both a copy and in quarantine")
     else:
         yield Check(f"{name}: once", ok=True, detail="no position stands in two places")
-    counted = len(distinct) + len(copies) + len(quarantined) - len(both)
+    counted = len(own) + len(copies) + len(quarantined) - len(both)
     if counted == one.events_read:
         yield Check(f"{name}: balance", ok=True, detail=told)
     else:
         yield Check(
             f"{name}: balance", ok=False, detail=f"{told} does not hold: {counted:,} are accounted for"
         )
-    ledger = Ledger(np.concatenate([distinct, copies, quarantined]))
+    ledger = Ledger(np.concatenate([own, copies, quarantined]))
     yield _judge_recount(one, _recount(one, topic, ledger, on_progress))
+
+
+_POSITION = f"bitOr(bitShiftLeft(toUInt64(source_offset), {LINE_BITS}), toUInt64(source_line)) AS position"
+# Rows past the published progress are those of a block whose progress is yet to come: they are no break.
+_PUBLISHED = (
+    "source = {source:String} AND source_partition = {number:UInt32} AND source_offset < {next_offset:UInt64}"
+)
+
+
+def _parameters(one: Input) -> dict[str, Any]:
+    return {"source": one.source, "number": one.number, "next_offset": one.next_offset}
 
 
 def _positions(client: Client, table: str, one: Input) -> UInt64s:
     found = client.query_arrow(
-        f"SELECT bitOr(bitShiftLeft(toUInt64(source_offset), {LINE_BITS}),"  # noqa: S608  # a table of ours
-        " toUInt64(source_line)) AS position"
-        f" FROM {table} WHERE source = {{source:String}} AND source_partition = {{number:UInt32}}",
-        parameters={"source": one.source, "number": one.number},
+        f"SELECT {_POSITION} FROM {table} WHERE {_PUBLISHED}",  # noqa: S608  # a table of ours
+        parameters=_parameters(one),
     )
     return np.asarray(found.column("position").to_numpy(), np.uint64)
+
+
+# What is priced cannot be taken back. So a copy or a quarantined line gives way to a row that came later,
+# but the row of a position that was set aside later, or at the same time, should not be.
+_CONTRADICTED = f"""
+SELECT min(u.position) FROM
+(SELECT {_POSITION}, ingested_at FROM usage WHERE {_PUBLISHED}) AS u
+INNER JOIN
+(
+    SELECT position, max(received_at) AS set_aside_at FROM
+    (
+        SELECT {_POSITION}, received_at FROM duplicates FINAL WHERE {_PUBLISHED}
+        UNION ALL
+        SELECT {_POSITION}, received_at FROM quarantine_log FINAL WHERE {_PUBLISHED} AND resolved_at IS NULL
+    )
+    GROUP BY position
+) AS a
+ON u.position = a.position
+WHERE a.set_aside_at >= u.ingested_at
+HAVING count() > 0
+"""  # noqa: S608  # constants
+
+
+def _first_contradicted(client: Client, one: Input) -> int | None:
+    rows = client.query(_CONTRADICTED, parameters=_parameters(one)).result_rows
+    return int(rows[0][0]) if rows else None
 
 
 def _first_repeated(positions: UInt64s) -> int | None:
@@ -161,112 +246,22 @@ def _judge_recount(one: Input, found: Recount) -> Check:
     return Check(name, ok=True, detail=f"{found.lines:,} lines read again, each of them accounted for")
 
 
-def _check_keys(client: Client, window_hours: int) -> Check:
-    times = "arraySort(groupArray(toUnixTimestamp64Milli(timestamp)))"
-    rows = client.query(
-        "SELECT tenant_id, idempotency_key FROM usage GROUP BY tenant_id, idempotency_key"  # noqa: S608  # a constant
-        f" HAVING count() > 1 AND arrayMin(arrayPopFront(arrayDifference({times}))) <= {{window_ms:Int64}}"
-        " ORDER BY tenant_id, idempotency_key LIMIT 1",
-        parameters={"window_ms": window_hours * 3_600_000},
-    ).result_rows
-    if rows:
-        tenant, key = rows[0]
-        detail = f"tenant {tenant} has the key {key} priced twice within {window_hours} hours"
-        return Check("keys", ok=False, detail=detail)
-    return Check("keys", ok=True, detail=f"no key is priced twice within {window_hours} hours")
-
-
-def _check_amounts(client: Client) -> Check:
-    """Price is cost x multiplier, each rounded once from one exact cost: they differ by roundings at most."""
-    rows = client.query(
-        "SELECT tenant_id, idempotency_key, toString(u.cost), toString(u.price) FROM usage AS u"
-        " WHERE (NOT billable AND u.price != 0) OR (billable AND cache_status = 'miss' AND"
-        " abs(toDecimal256(u.price, 12) - toDecimal256(u.cost, 12) * toDecimal256(multiplier, 12))"
-        " > (toDecimal256(multiplier, 12) + 1) * toDecimal256('0.000000000001', 12))"
-        " ORDER BY tenant_id, idempotency_key LIMIT 1"
-    ).result_rows
-    if rows:
-        tenant, key, cost, price = rows[0]
-        detail = f"tenant {tenant}, key {key}: a cost of {cost} and a price of {price} contradict each other"
-        return Check("amounts", ok=False, detail=detail)
-    return Check("amounts", ok=True, detail="each price follows from its cost and multiplier")
-
-
-_WINDOWS = """
-SELECT tenant_id, feature_id, window_start, told, counted FROM
-(
-    SELECT w.tenant_id AS tenant_id, w.feature_id AS feature_id, w.window_start AS window_start,
-        any(w.spend) AS told, sum(u.price) AS counted,
-        any(w.events) AS told_events, countIf(u.found) AS events
-    FROM (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String}) AS w
-    LEFT JOIN
-    (
-        SELECT tenant_id, scope, window_start, price, true AS found FROM
-        (
-            SELECT r.tenant_id AS tenant_id, r.scope AS scope, s.window_start AS window_start,
-                r.price AS price, r.timestamp < s.window_end AS inside
-            FROM
-            (
-                SELECT tenant_id, arrayJoin(['', feature_id]) AS scope, timestamp, price
-                FROM usage WHERE NOT late
-            ) AS r
-            ASOF JOIN (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String}) AS s
-            ON r.tenant_id = s.tenant_id AND r.scope = s.feature_id AND r.timestamp >= s.window_start
-        )
-        WHERE inside
-    ) AS u
-    ON w.tenant_id = u.tenant_id AND w.feature_id = u.scope AND w.window_start = u.window_start
-    GROUP BY tenant_id, feature_id, window_start
-)
-WHERE told != counted OR told_events != events
-ORDER BY tenant_id, feature_id, window_start LIMIT 1
-"""
-
-_OUTSIDE = """
-SELECT r.tenant_id, r.idempotency_key
-FROM (SELECT tenant_id, idempotency_key, timestamp FROM usage WHERE NOT late) AS r
-ASOF LEFT JOIN
-    (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String} AND feature_id = '') AS s
-ON r.tenant_id = s.tenant_id AND r.timestamp >= s.window_start
-WHERE s.tenant_id = '' OR r.timestamp >= s.window_end
-ORDER BY r.tenant_id, r.idempotency_key LIMIT 1
+_TWO_EVENTS = """
+SELECT source, source_partition, source_offset, source_line FROM priced_events
+GROUP BY source, source_partition, source_offset, source_line
+HAVING count() > 1
+    AND min(sipHash128(tenant_id, toDate(timestamp), idempotency_key))
+        != max(sipHash128(tenant_id, toDate(timestamp), idempotency_key))
+ORDER BY source, source_partition, source_offset, source_line LIMIT 1
+SETTINGS max_bytes_before_external_group_by = 1000000000
 """
 
 
-def _check_windows(client: Client, kind: str) -> Check:
-    rows: list[Any] = list(client.query(_WINDOWS, parameters={"kind": kind}).result_rows)
+def _check_identities(client: Client) -> Check:
+    """No position has stood for two events, not even in rows that were replaced since."""
+    rows = client.query(_TWO_EVENTS).result_rows
     if rows:
-        tenant, feature, start, told, counted = rows[0]
-        scope = f"feature {feature} of tenant {tenant}" if feature else f"tenant {tenant}"
-        detail = f"{scope}, {kind} from {start}: the window says {told}, its rows sum to {counted}"
-        return Check(f"spend by {kind}", ok=False, detail=detail)
-    rows = list(client.query(_OUTSIDE, parameters={"kind": kind}).result_rows)
-    if rows:
-        detail = f"the event {rows[0][1]} of tenant {rows[0][0]} is in no {kind}'s window"
-        return Check(f"spend by {kind}", ok=False, detail=detail)
-    windows = client.query(
-        "SELECT count() FROM spend_windows FINAL WHERE window_kind = {kind:String}", parameters={"kind": kind}
-    ).result_rows[0][0]
-    return Check(f"spend by {kind}", ok=True, detail=f"the rows of {windows:,} windows sum to their spend")
-
-
-def _check_alerts(client: Client, threshold: Decimal) -> Check:
-    rows = client.query(
-        "SELECT s.tenant_id, s.feature_id, s.window_start FROM spend_windows AS s FINAL"
-        " WHERE s.cap IS NOT NULL"
-        " AND toDecimal256(s.spend, 24) >="
-        " toDecimal256(assumeNotNull(s.cap), 12) * toDecimal256({threshold:String}, 12)"
-        " AND (s.tenant_id, s.feature_id, s.window_kind, s.window_start) NOT IN"
-        " (SELECT tenant_id, feature_id, window_kind, window_start FROM cap_alert_log FINAL"
-        " WHERE threshold = toDecimal128({threshold:String}, 12))"
-        " ORDER BY s.tenant_id, s.feature_id, s.window_start LIMIT 1",
-        parameters={"threshold": format(threshold, "f")},
-    ).result_rows
-    name = f"alerts at {threshold}"
-    if rows:
-        tenant, feature, start = rows[0]
-        scope = f"feature {feature} of tenant {tenant}" if feature else f"tenant {tenant}"
-        return Check(
-            name, ok=False, detail=f"{scope} reached it in the window from {start}, without an alert"
-        )
-    return Check(name, ok=True, detail="every window that reached it has its alert")
+        source, number, offset, line = rows[0]
+        place = Input(source, number, 0, 0).place(offset << LINE_BITS | line)
+        return Check("identities", ok=False, detail=f"{place} has been priced as two different events")
+    return Check("identities", ok=True, detail="rows that were replaced were rows of the same events")

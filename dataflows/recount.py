@@ -42,11 +42,19 @@ OnLines = Callable[[int], None]
 """Told how far an input has been read again: its next line of a file, its next offset of a topic."""
 
 
+def distinct(positions: UInt64s) -> UInt64s:
+    """Positions in order, each once. By sorting: NumPy's `unique` hashes, which takes ten times as long."""
+    ordered: UInt64s = np.sort(positions)
+    first = np.ones(len(ordered), np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
+
+
 class Ledger:
     """The positions of one input that have rows, packed, and which of them the source was seen to hold."""
 
     def __init__(self, positions: UInt64s) -> None:
-        self._known = np.unique(positions)
+        self._known = distinct(positions)
         self._seen = np.zeros(len(self._known), np.bool_)
 
     def take(self, positions: UInt64s) -> Bools:

@@ -31,6 +31,16 @@ AGAIN = "INSERT INTO priced_events SELECT * REPLACE ({}) FROM priced_events WHER
 FIRST = "source_offset = (SELECT min(source_offset) FROM priced_events)"
 SMALLEST_KEY = "idempotency_key = (SELECT min(idempotency_key) FROM priced_events)"
 WINDOW = "INSERT INTO spend_windows SELECT * REPLACE ({}) FROM spend_windows FINAL WHERE {}"
+COPY = (
+    "INSERT INTO {} (source, source_partition, source_offset, source_line, received_at)"  # noqa: S608  # ours
+    " SELECT source, source_partition, source_offset, source_line, {} FROM priced_events"
+    f" WHERE {FIRST}"
+)
+PRICED_AT = "billable AND cache_status = 'miss' AND multiplier = {} LIMIT 1"
+ALERT = (
+    "INSERT INTO cap_alert_log SELECT * REPLACE ({}) FROM cap_alert_log FINAL"
+    " WHERE threshold < 1 ORDER BY alert_id LIMIT 1"
+)
 SPENDS = {"spend by day", "spend by month"}
 
 
@@ -51,8 +61,8 @@ SPENDS = {"spend by day", "spend by month"}
             id="one row doubled under another key",
         ),
         pytest.param(
-            AGAIN.format("timestamp + INTERVAL 24 HOUR AS timestamp, 999999 AS source_offset", SMALLEST_KEY),
-            {"balance", "keys"} | SPENDS,
+            AGAIN.format("timestamp + INTERVAL 24 HOUR AS timestamp, 1 AS source_line", SMALLEST_KEY),
+            {"balance", "recount", "keys"} | SPENDS,
             "priced twice within 24 hours",
             id="one key doubled on the next day, from nowhere",
         ),
@@ -71,6 +81,71 @@ SPENDS = {"spend by day", "spend by month"}
             id="a cost that does not give its price",
         ),
         pytest.param(
+            AGAIN.format(
+                "'ahead' AS idempotency_key, true AS late, 999999 AS source_offset", "status != '' LIMIT 1"
+            ),
+            set(),
+            "",
+            id="a row whose progress is not published yet is no break",
+        ),
+        pytest.param(
+            COPY.format("duplicates", "ingested_at - INTERVAL 1 SECOND"),
+            set(),
+            "",
+            id="a copy of an earlier run that is priced now is no break",
+        ),
+        pytest.param(
+            COPY.format("duplicates", "ingested_at + INTERVAL 1 SECOND"),
+            {"once"},
+            "is priced, and was set aside",
+            id="a row that was taken for a copy later",
+        ),
+        pytest.param(
+            COPY.format("quarantine_log", "ingested_at"),
+            {"once"},
+            "is priced, and was set aside",
+            id="a row that was quarantined in the same run",
+        ),
+        pytest.param(
+            AGAIN.format("price + toDecimal128('0.000000000001', 12) AS price", PRICED_AT.format(1)),
+            {"amounts"} | SPENDS,
+            "contradict each other",
+            id="the last digit of one price",
+        ),
+        pytest.param(
+            AGAIN.format("price + toDecimal128('0.000000000002', 12) AS price", PRICED_AT.format("0.8")),
+            {"amounts"} | SPENDS,
+            "contradict each other",
+            id="a price off by more than two roundings",
+        ),
+        pytest.param(
+            AGAIN.format(
+                "true AS billable, cost AS price",
+                "status != 'success' AND multiplier = 1 AND cost > 0 LIMIT 1",
+            ),
+            {"amounts"} | SPENDS,
+            "contradict each other",
+            id="a failed call that is billable",
+        ),
+        pytest.param(
+            ALERT.format("concat(alert_id, '2') AS alert_id"),
+            {"grounds of alerts"},
+            "was raised twice",
+            id="an alert doubled under another id",
+        ),
+        pytest.param(
+            ALERT.format("alert_id AS alert_id, window_start - INTERVAL 24 HOUR AS window_start"),
+            {"alerts at 0.8", "grounds of alerts"},
+            "a window that there is not",
+            id="an alert of another window",
+        ),
+        pytest.param(
+            ALERT.format("alert_id AS alert_id, cap * 1000 AS cap"),
+            {"grounds of alerts"},
+            "the spend is below its threshold",
+            id="an alert below its threshold",
+        ),
+        pytest.param(
             "TRUNCATE TABLE cap_alert_log",
             {"alerts at 0.8", "alerts at 1"},
             "without an alert",
@@ -85,7 +160,7 @@ def test_what_was_planted_is_found(
     client = connect(parse_address(f"chdb://{tmp_path}/ch"))
     try:
         client.command(sabotage)
-        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None))
+        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None, sleep=lambda _: None))
     finally:
         client.close()
     failed = [check for check in found if not check.ok]
@@ -104,3 +179,54 @@ def test_a_source_that_is_gone_is_said_to_be_not_recounted(priced: Place) -> Non
         client.close()
         (priced.root / "moved").rename(path)
     assert any(detail.startswith("not recounted") for detail in details)
+
+
+def test_a_position_must_not_have_stood_for_two_events_even_if_rows_were_replaced(
+    priced: Place, tmp_path: Path
+) -> None:
+    shutil.copytree(priced.root / "ch", tmp_path / "ch", symlinks=True)
+    client = connect(parse_address(f"chdb://{tmp_path}/ch"))
+    try:
+        client.command(AGAIN.format("'other' AS idempotency_key, true AS late", FIRST))
+        client.command(AGAIN.format("999999 AS source_offset", "idempotency_key = 'other'"))
+        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None, sleep=lambda _: None))
+    finally:
+        client.close()
+    assert {check.name: check.detail for check in found if not check.ok} == {
+        "identities": f"{priced.root}/events.jsonl:1 has been priced as two different events"
+    }
+
+
+PROGRESS = "INSERT INTO source_progress SELECT * REPLACE (now64(3) AS updated_at) FROM source_progress FINAL"
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "broken"),
+    [
+        pytest.param((), True, id="a job that has ended is taken at its word"),
+        pytest.param((PROGRESS,), True, id="a running job that never publishes the row has lost it"),
+        pytest.param((PROGRESS, "INSERT INTO priced_events SELECT * FROM kept"), False, id="published since"),
+    ],
+)
+def test_what_a_running_job_is_about_to_publish_is_looked_at_again(
+    priced: Place, tmp_path: Path, meanwhile: tuple[str, ...], broken: bool
+) -> None:
+    shutil.copytree(priced.root / "ch", tmp_path / "ch", symlinks=True)
+    client = connect(parse_address(f"chdb://{tmp_path}/ch"))
+    try:
+        row = f"SELECT * FROM priced_events WHERE {FIRST}"  # noqa: S608  # our own constant
+        client.command(f"CREATE TABLE kept ENGINE = Memory AS {row}")
+        client.command(f"DELETE FROM priced_events WHERE {FIRST}")  # noqa: S608  # as above
+
+        pauses: list[float] = []
+
+        def job_goes_on(pause: float) -> None:
+            pauses.append(pause)
+            for statement in meanwhile:
+                client.command(statement)
+
+        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None, sleep=job_goes_on))
+    finally:
+        client.close()
+    assert any(not check.ok for check in found) == broken
+    assert (len(pauses) > 1) == bool(meanwhile), "only a job that is running is worth waiting for"
