@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex, Sightings, pack_position
@@ -93,6 +93,11 @@ def test_any_cut_into_batches_and_any_restart_judge_like_the_model(
 def test_verdicts_on_one_key(times: list[int], contents: list[int], verdicts: list[int]) -> None:
     events = [(7, time, content, i) for i, (time, content) in enumerate(zip(times, contents, strict=True))]
     assert DedupeIndex(24).classify(sightings(events)).tolist() == verdicts
+    # The same from a state that was read back: entries of a key keep their order.
+    first, second = DedupeIndex(24), DedupeIndex(24)
+    first.classify(sightings(events[:-1]))
+    second.restore(first.take_added())
+    assert second.classify(sightings(events[-1:])).tolist() == verdicts[-1:]
 
 
 def test_what_is_forgotten_is_old_and_what_is_young_stays() -> None:
@@ -102,6 +107,46 @@ def test_what_is_forgotten_is_old_and_what_is_young_stays() -> None:
     assert index.forget(400) == 400
     again = index.classify(sightings([(key, key, 0, 5_000 + key) for key in range(1_000)]))
     assert again.tolist() == [ORIGINAL] * 400 + [DUPLICATE] * 600
+
+
+LATENESS = 12
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 12), st.integers(0, LATENESS), st.integers(0, 1)),
+        min_size=50,
+        max_size=150,
+    ),
+    window=st.integers(1, 20),
+    cut=st.integers(1, 30),
+    low_mask=st.sampled_from([-1, 0, 3]),
+    restart=st.booleans(),
+)
+def test_forgetting_changes_no_verdict_on_an_event_that_is_not_too_late(
+    steps: list[tuple[int, int, int, int]], window: int, cut: int, low_mask: int, *, restart: bool
+) -> None:
+    """`steps` are (key, how far the clock goes on, how late the event is then, content)."""
+    clock, events = 0, []
+    for position, (key, step, late, content) in enumerate(steps):
+        clock += step
+        events.append((key, clock - late, content, position))
+    model, index, kept = Model(window), DedupeIndex(window), []
+    newest = dropped = 0
+    for start in range(0, len(events), cut):
+        batch = events[start : start + cut]
+        verdicts = index.classify(sightings(batch, low_mask)).tolist()
+        assert verdicts == [model.judge(one) for one in batch]
+        newest = max([newest, *(time for _, time, _, _ in batch)])
+        before = newest - window - LATENESS
+        kept.append(index.take_added())
+        dropped += index.forget(before)
+        if restart:  # a restart knows what the segment files still hold: whole blocks, expired entries too
+            kept = [block for block in kept if len(block) and block["time_ms"].max() >= before]
+            index = DedupeIndex(window)
+            for block in kept:
+                index.restore(block)
+    event("something was forgotten" if dropped else "nothing was forgotten")
 
 
 def test_an_expiry_below_a_quarter_waits() -> None:

@@ -278,6 +278,7 @@ def test_memory_and_files_hold_what_the_windows_hold(tmp_path: Path) -> None:
 def test_the_log_of_windows_is_rewritten_when_most_of_it_is_old(tmp_path: Path) -> None:
     job = Job(tmp_path)
     sizes = []
+    job.feed(event("quiet", NOON_MS, tenant="t-quiet"))
     for number in range(30):
         job.feed(*(event(f"{number}-{one}", NOON_MS, tenant=f"t-{one}") for one in range(200)))
         job.epoch()
