@@ -1,0 +1,346 @@
+"""The stateless steps: what makes a conflict, who is hashed where, and how slices are cut and rated."""
+
+from __future__ import annotations
+
+import json
+from itertools import accumulate
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflows.batch import QUARANTINE_SCHEMA, Decoded, Partition, RawBatch
+from dataflows.decode import TimeBounds, decode
+from dataflows.dedupe import DedupeIndex
+from dataflows.steps import (
+    HOUR_MS,
+    Judged,
+    Rated,
+    conflict_rows,
+    content_hashes,
+    key_hashes,
+    peak_of,
+    rate_events,
+    split_by_shard,
+    split_by_tenant,
+    verdict_frames,
+)
+from dataflows.tables import priced_rows, quarantine_rows
+from metering.event import UsageEvent
+from pricing.rate_card import compile_card
+from pricing.settings import Settings, load_settings
+from tests.auditor_cases import NOON_MS, fields
+
+FILE = Partition(4, "/data/events.jsonl", 0)
+DAY_MS = 24 * HOUR_MS
+
+
+def decoded(*events: dict[str, Any]) -> Decoded:
+    """One poll of a file whose first line has number 1."""
+    count = len(events)
+    return decode(
+        RawBatch(
+            FILE,
+            b"".join(json.dumps(one).encode() + b"\n" for one in events),
+            np.arange(1, count + 1),
+            np.zeros(count, np.int32),
+            np.full(count, NOON_MS, np.int64),
+            next_offset=count + 1,
+            live=True,
+            age_limited=False,
+        ),
+        TimeBounds(10**15, 10**15),
+    )
+
+
+def judged(*events: dict[str, Any], watermark_ms: int = -1) -> Judged:
+    """The events as originals, by one shard of dedupe."""
+    ((_, sliced),) = split_by_shard(decoded(*events), shards=1, seed=7)
+    verdict = DedupeIndex(DAY_MS).classify(sliced.sightings)
+    originals, duplicates, conflict = verdict_frames(sliced, verdict, watermark_ms)
+    return Judged(sliced.shard, sliced.tick, originals, duplicates, conflict_rows(sliced.events, conflict))
+
+
+def settings_of(more: str = "", rules: str = "[{model: gpt-4o, input_rate: 1, output_rate: 2}]") -> Settings:
+    return load_settings(f"pricing: {{rules: {rules}}}\n{more}")
+
+
+def rated(judged_events: Judged, settings: Settings, retention_hours: int = 72) -> Rated:
+    return rate_events(judged_events, compile_card(settings.pricing.rules), settings.limits, retention_hours)
+
+
+PLAIN = fields(
+    provider="openai",
+    model_version="2024-11-20",
+    region="eu",
+    service_tier="flex",
+    cache_read_tokens=600,
+    cache_write_tokens=300,
+    cache_write_1h_tokens=100,
+    reasoning_tokens=50,
+    latency_ms=120,
+    retry_count=1,
+    provider_cost="0.25",
+    attributes={"app": "web"},
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "verdict"),
+    [
+        ("timestamp", NOON_MS + 60_000, "duplicate"),
+        ("latency_ms", 121, "duplicate"),
+        ("retry_count", 2, "duplicate"),
+        ("attributes", {"app": "cli"}, "duplicate"),
+        ("provider_cost", "0.250", "duplicate"),  # the same amount
+        ("feature_id", "search", "conflict"),
+        ("provider", "azure", "conflict"),
+        ("model", "gpt-4o-mini", "conflict"),
+        ("model_version", "2024-11-21", "conflict"),
+        ("region", "us", "conflict"),
+        ("service_tier", "batch", "conflict"),
+        ("input_tokens", 1001, "conflict"),
+        ("output_tokens", 201, "conflict"),
+        ("cache_read_tokens", 601, "conflict"),
+        ("cache_write_tokens", 301, "conflict"),
+        ("cache_write_1h_tokens", 101, "conflict"),
+        ("reasoning_tokens", 51, "conflict"),
+        ("cache_status", "hit", "conflict"),
+        ("status", "error", "conflict"),
+        ("usage_source", "tokenizer", "conflict"),
+        ("provider_cost", "0.26", "conflict"),
+        ("provider_cost", None, "conflict"),
+        # another key, another tenant: another event
+        ("idempotency_key", "k-2", "original"),
+        ("tenant_id", "tenant-002", "original"),
+    ],
+)
+def test_which_difference_makes_a_copy_a_conflict(field: str, value: object, verdict: str) -> None:
+    found = judged(PLAIN, {**PLAIN, field: value})
+    counts = {
+        "original": len(found.originals) - 1,
+        "duplicate": len(found.duplicates),
+        "conflict": len(found.conflicts),
+    }
+    assert counts == {name: int(name == verdict) for name in counts}
+
+
+def test_the_table_of_differences_names_every_field_of_the_contract() -> None:
+    rows = test_which_difference_makes_a_copy_a_conflict.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    named = {field.replace("timestamp_ms", "timestamp") for field in UsageEvent.model_fields}
+    assert {field for field, _, _ in rows} == named
+
+
+def test_contents_that_merely_swap_two_values_differ() -> None:
+    swaps = [
+        (fields(region="a", service_tier="b"), fields(region="b", service_tier="a")),
+        (
+            fields(cache_read_tokens=2, cache_write_tokens=1),
+            fields(cache_read_tokens=1, cache_write_tokens=2),
+        ),
+        (fields(provider="", model_version="x"), fields(provider="x", model_version="")),
+    ]
+    for left, right in swaps:
+        first, second = content_hashes(decoded(left, right).events).tolist()
+        assert first != second
+
+
+def test_a_content_is_hashed_alike_whoever_its_neighbours_are() -> None:
+    without = content_hashes(decoded(fields()).events)[0]
+    assert content_hashes(decoded(fields(), PLAIN).events)[0] == without
+
+
+def test_a_conflict_waits_in_quarantine_with_its_bytes_and_a_sentence() -> None:
+    (row,) = judged(fields(), fields(model="other")).conflicts.iter_rows(named=True)
+    assert row == {
+        "reason": "idempotency_conflict",
+        "detail": "the key k-1 was used within the window for an event with other content",
+        "tenant_id": "tenant-001",
+        "model": "other",
+        "offset": 2,
+        "line": 0,
+        "raw": json.dumps(fields(model="other")).encode(),
+    }
+
+
+def keys(*pairs: tuple[str, str], seed: int = 7) -> list[tuple[int, int]]:
+    events = decoded(*(fields(tenant_id=tenant, idempotency_key=key) for tenant, key in pairs)).events
+    assert len(events) == len(pairs)
+    low, high = key_hashes(events, seed)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def test_no_two_pairs_of_tenant_and_key_are_one_text() -> None:
+    pairs = [("a", "bc"), ("ab", "c"), ("1:a", "b"), ("1", ":ab"), ("é", "x"), ("Ã", "©x"), ("a", "1:b")]
+    assert len(set(keys(*pairs))) == len(pairs)
+
+
+def test_a_hash_is_128_bits_of_the_pair_and_of_the_secret_seed() -> None:
+    many = [("t", f"k-{number}") for number in range(2_000)]
+    found = keys(*many)
+    assert found == keys(*many)
+    assert not set(found) & set(keys(*many, seed=8))
+    for half in (0, 1):
+        bits = sum((pair[half] >> bit) & 1 for pair in found for bit in range(64))
+        assert abs(bits / (64 * len(found)) - 0.5) < 0.01
+        assert len({pair[half] for pair in found}) == len(found)
+
+
+names = st.sampled_from(["a", "b", "c", "d"])
+
+
+@given(
+    rows=st.lists(st.tuples(names, st.integers(0, 40), st.integers(0, 9)), max_size=60),
+    shards=st.integers(1, 9),
+)
+def test_shards_get_every_event_once_in_order_with_its_own_columns(
+    rows: list[tuple[str, int, int]], shards: int
+) -> None:
+    batch = decoded(
+        *(
+            fields(
+                tenant_id=tenant, idempotency_key=f"k-{key}", timestamp=NOON_MS + late, input_tokens=number
+            )
+            for number, (tenant, key, late) in enumerate(rows)
+        )
+    )
+    slices = dict(split_by_shard(batch, shards, seed=7))
+    assert list(slices) == list(range(shards))
+    assert all(one.tick == peak_of(batch) for one in slices.values())
+    events = pl.concat([one.events for one in slices.values()])
+    assert sorted(events["input_tokens"].to_list()) == list(range(len(rows)))
+    homes: dict[tuple[str, str], int] = {}
+    newest: list[int] = list(accumulate((late for _, _, late in rows), max))
+    for shard, one in slices.items():
+        assert one.events["offset"].is_sorted()
+        assert one.sightings.time_ms.tolist() == one.events["timestamp_ms"].to_list()
+        assert (one.sightings.position >> np.uint64(20)).tolist() == one.events["offset"].to_list()
+        assert one.sightings.content.tolist() == content_hashes(one.events).tolist()
+        for row in one.events.iter_rows(named=True):
+            assert row["peak_ms"] == NOON_MS + newest[row["input_tokens"]]
+            assert homes.setdefault((row["tenant_id"], row["idempotency_key"]), shard) == shard
+
+
+def test_a_heartbeat_reaches_every_shard() -> None:
+    empty = decode(RawBatch.heartbeat(FILE, 9, live=False), TimeBounds(1, 1))
+    slices = list(split_by_shard(empty, 4, seed=7))
+    assert [(number, len(one.events), len(one.sightings)) for number, one in slices] == [
+        (number, 0, 0) for number in range(4)
+    ]
+    assert {(one.tick.peak_ms, one.tick.live) for _, one in slices} == {(-1, False)}
+    settings = settings_of()
+    for _, one in slices:
+        originals, duplicates, conflict = verdict_frames(one, np.empty(0, np.int8), 5)
+        nothing = rated(
+            Judged(one.shard, one.tick, originals, duplicates, conflict_rows(one.events, conflict)), settings
+        )
+        assert [part.rows for part in split_by_tenant(nothing, 3)] == [None, None, None]
+
+
+def test_the_watermark_of_an_event_is_the_greatest_time_up_to_it() -> None:
+    times = [5, 3, 9, 4]
+    events = [fields(idempotency_key=f"k-{number}", timestamp=time) for number, time in enumerate(times)]
+    assert judged(*events, watermark_ms=-1).originals["watermark_ms"].to_list() == [5, 5, 9, 9]
+    assert judged(*events, watermark_ms=7).originals["watermark_ms"].to_list() == [7, 7, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("zone", "behind_hours", "late"),
+    [
+        # the day ends at 24:00 UTC; the windows stay for two hours more
+        ("UTC", 14, False),
+        ("UTC", 14 + 1 / 3_600_000, True),
+        ("America/New_York", 14 + 4, False),
+        ("America/New_York", 18 + 1 / 3_600_000, True),
+        ("Asia/Tokyo", 14 - 9, False),
+        ("Asia/Tokyo", 5 + 1 / 3_600_000, True),
+    ],
+)
+def test_an_event_is_late_once_the_watermark_is_past_its_days_end_and_the_retention(
+    zone: str, behind_hours: float, late: bool
+) -> None:
+    overrides = f"limits: {{overrides: {{tenants: {{tenant-001: {{timezone: {zone}}}}}}}}}"
+    events = judged(fields(), watermark_ms=NOON_MS + round(behind_hours * HOUR_MS))
+    assert rated(events, settings_of(overrides), retention_hours=2).priced["late"].to_list() == [late]
+
+
+def test_what_the_card_does_not_know_is_quarantined_and_the_rest_is_rated() -> None:
+    rules = (
+        "[{model: gpt-4o, input_rate: 1, output_rate: 2},"
+        " {provider: azure, model: gpt-4o, input_rate: 3, output_rate: 0, multiplier: 1.5}]"
+    )
+    events = [
+        fields(idempotency_key="a", input_tokens=10, output_tokens=1),
+        fields(idempotency_key="b", provider="azure", input_tokens=10, output_tokens=1),
+        fields(idempotency_key="c", provider="other", input_tokens=10, output_tokens=1),
+        fields(idempotency_key="d", model="unheard-of", provider="x"),
+        fields(idempotency_key="e", input_tokens=10, output_tokens=1, status="error"),
+        fields(idempotency_key="f", input_tokens=10, output_tokens=1, cache_status="hit"),
+    ]
+    found = rated(judged(*events), settings_of(rules=rules))
+    columns = ("idempotency_key", "cost", "price", "multiplier", "billable")
+    assert list(found.priced.select(columns).iter_rows()) == [
+        ("a", Decimal(12), Decimal(12), Decimal(1), True),
+        ("b", Decimal(30), Decimal(45), Decimal("1.5"), True),
+        ("c", Decimal(12), Decimal(12), Decimal(1), True),
+        ("e", Decimal(12), Decimal(0), Decimal(1), False),
+        ("f", Decimal(0), Decimal(0), Decimal(1), False),
+    ]
+    (waiting,) = found.quarantined.iter_rows(named=True)
+    assert waiting["reason"] == "unpriced"
+    assert waiting["detail"] == "the rate card has no rate for model unheard-of of provider x"
+    assert waiting["raw"] == json.dumps(events[3]).encode()
+
+
+def test_amounts_beyond_64_bits_are_exact_beside_small_ones() -> None:
+    events = [
+        fields(idempotency_key="small", input_tokens=1, output_tokens=0),
+        fields(idempotency_key="huge", input_tokens=2**40, output_tokens=2**40),
+    ]
+    found = rated(judged(*events), settings_of(rules="[{model: gpt-4o, input_rate: 999, output_rate: 0.3}]"))
+    assert found.priced["cost"].to_list() == [Decimal(999), 2**40 * Decimal("999.3")]
+
+
+def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -> None:
+    events = [
+        fields(idempotency_key=f"k-{one}", tenant_id=f"t-{one % 7}", input_tokens=one, output_tokens=0)
+        for one in range(50)
+    ]
+    events[30]["timestamp"] = NOON_MS - 10 * DAY_MS
+    found = rated(judged(*events), settings_of())
+    assert found.priced.filter("late")["idempotency_key"].to_list() == ["k-30"]
+    parts = list(split_by_tenant(found, 3))
+    assert [(part.shard, part.origin, part.tick) for part in parts] == [
+        (shard, found.shard, found.tick) for shard in range(3)
+    ]
+    rows = [part.rows for part in parts if part.rows is not None]
+    assert sorted(pl.concat(rows)["price"].to_list()) == [one for one in range(50) if one != 30]
+    assert sum(len(set(part["tenant_id"])) for part in rows) == 7
+
+
+def test_rows_of_tables_keep_the_position_and_lose_no_column() -> None:
+    found = rated(judged(PLAIN), settings_of())
+    (row,) = priced_rows(found.priced, FILE).iter_rows(named=True)
+    told = {
+        name: value
+        for name, value in PLAIN.items()
+        if name not in ("timestamp", "provider_cost", "attributes")
+    }
+    assert {name: row[name] for name in told} == told
+    assert row["provider_cost"] == Decimal("0.25")
+    assert json.loads(row["attributes"]) == PLAIN["attributes"]
+    assert int(row["timestamp"].timestamp() * 1000) == NOON_MS
+    position = [row[name] for name in ("source", "source_partition", "source_offset", "source_line")]
+    assert position == ["/data/events.jsonl", 0, 1, 0]
+
+
+def test_quarantined_bytes_lose_the_newline_that_ended_the_line_and_no_other() -> None:
+    raws = [b"a\n", b"b", b"c\n\n", b"\n"]
+    nothing = dict.fromkeys(("reason", "detail", "tenant_id", "model"), "")
+    rows = [{**nothing, "offset": 1, "line": 0, "raw": raw} for raw in raws]
+    frame = pl.DataFrame(rows, schema=QUARANTINE_SCHEMA)
+    assert quarantine_rows(frame, FILE)["raw"].to_list() == [b"a", b"b", b"c\n", b""]
