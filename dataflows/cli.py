@@ -104,6 +104,18 @@ def _address() -> ClickHouseAddress:
         raise PlanError(str(exc)) from None
 
 
+def _existing() -> ClickHouseAddress:
+    """The address of a ClickHouse that is only read: an embedded one is not made by looking at it.
+
+    Raises:
+        PlanError: its directory does not exist.
+    """
+    address = _address()
+    if address.embedded and not Path(address.directory).is_dir():
+        raise PlanError(f"there is no embedded ClickHouse in {address.directory}")
+    return address
+
+
 @click.group(cls=Meterline)
 @click.version_option(package_name="meterline")
 def main() -> None:
@@ -203,7 +215,7 @@ RENDERERS = {
 @click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
 def report(what: str, by: str, since: datetime | None, until: datetime | None, limit: int, form: str) -> None:
     """Show margin, losing tenants, what was dropped, the quarantine, spend against caps, or alerts."""
-    client = connect(_address())
+    client = connect(_existing())
     try:
         migrate(client)
         if what == "margin":
@@ -228,7 +240,7 @@ def audit_command() -> None:
     settings = read_settings(os.environ.get(CONFIG_ENV, DEFAULT_CONFIG))
     source = os.environ.get(SOURCE_ENV, "")
     topic = parse_topic(source) if source.startswith("kafka://") else None
-    client = connect(_address())
+    client = connect(_existing())
     broken = 0
     try:
         migrate(client)
@@ -255,7 +267,7 @@ def show_recount(text: str) -> None:
 @click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
 def query(sql: str, form: str) -> None:
     """Ask ClickHouse something in SQL: the embedded engine has no other client."""
-    client = connect(_address())
+    client = connect(_existing())
     try:
         result = client.query(sql)
     except ClickHouseError as exc:

@@ -75,6 +75,8 @@ def _require_readable(path: Path) -> None:
 
 def _open(source: str) -> BinaryIO:
     if source.startswith("stdin:"):
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
         return sys.stdin.buffer
     if source.endswith(".gz"):
         return cast(BinaryIO, gzip.open(source, "rb"))

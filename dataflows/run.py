@@ -84,9 +84,22 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
                 recovery_config=recovery,
             )
         except Exception as exc:
+            if _was_interrupted(exc):
+                raise KeyboardInterrupt from None
             with details.open("a", encoding="utf-8") as file:
                 traceback.print_exception(exc, file=file)
             raise _explain(exc, details) from exc
+
+
+def _was_interrupted(exc: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error of the engine, which wraps it, sometimes only in words."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        told = str(cause)
+        if isinstance(cause, KeyboardInterrupt) or "KeyboardInterrupt" in told or "signal received" in told:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _explain(exc: BaseException, details: Path) -> JobFailedError:

@@ -88,6 +88,14 @@ def test_check_finds_everything_fine_or_every_problem_in_one_go(priced: Place, t
     assert set(told) == {"config", "source:", "clickhouse:", "state:"}
 
 
+@pytest.mark.parametrize("command", [("report", "margin"), ("query", "SELECT 1"), ("audit",)])
+def test_looking_makes_nothing(tmp_path: Path, command: tuple[str, ...]) -> None:
+    found = meterline(*command, "--clickhouse", f"chdb://{tmp_path}/none")
+    assert found.returncode == 1
+    assert found.stderr == f"meterline: there is no embedded ClickHouse in {tmp_path}/none\n"
+    assert not (tmp_path / "none").exists()
+
+
 def test_migrate_makes_the_tables_once(tmp_path: Path) -> None:
     first = meterline("migrate", "--clickhouse", f"chdb://{tmp_path}/ch")
     assert "applied 0001 tables" in first.stdout

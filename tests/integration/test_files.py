@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,22 @@ def test_sigterm_publishes_what_was_read_and_exits_0(tmp_path: Path) -> None:
     child.terminate()
     _, stderr = child.communicate(timeout=60)
     assert child.returncode == 0, stderr.decode()
+    assert_agrees(place, expected_of(place.config, path))
+
+
+def test_ctrl_c_is_said_and_exits_130(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    path = tmp_path / "events.jsonl"
+    write_traffic(path, 2_000, 19)
+    child = place.start(f"file://{path}", "--follow")
+    ready = time.monotonic() + 60
+    while time.monotonic() < ready and not any((tmp_path / "state" / "dedupe").glob("*/*.segment")):
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130, stderr.decode()
+    assert "meterline: interrupted" in stderr.decode()
+    assert place.run(f"file://{path}")[0] == 0
     assert_agrees(place, expected_of(place.config, path))
 
 
