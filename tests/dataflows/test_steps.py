@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from itertools import accumulate
 from decimal import Decimal
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
