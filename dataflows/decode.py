@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 
 from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Bools, Decoded, Int64s, RawBatch
-from dataflows.plain_lines import FIELDS_SCHEMA, PLAIN_LINES_MIN, Lines, decode_plain, split_lines
+from dataflows.lines import Lines, split_lines
+from dataflows.plain_lines import FIELDS_SCHEMA, PLAIN_LINES_MIN, decode_plain
 from metering.event import LINE_BYTES_MAX, InvalidEvent, QuarantineReason, parse_line
 
 _LF, _SPACE, _BACKSLASH = b"\n \\"
@@ -97,10 +98,8 @@ def _read_slowly(lines: Lines, rows: Int64s, unknown: Counter[str]) -> tuple[pl.
             refused.append((row, exc.reason.value, exc.detail))
             continue
         unknown.update(extra)
-        record = event.model_dump()
-        record["attributes"] = json.dumps(event.attributes, ensure_ascii=False)
-        record["row"] = row
-        events.append(record)
+        attributes = json.dumps(event.attributes, ensure_ascii=False)
+        events.append({**dict(event), "attributes": attributes, "row": row})
     return (
         pl.DataFrame(events, schema=FIELDS_SCHEMA),
         pl.DataFrame(refused, schema=_REFUSED_SCHEMA, orient="row"),

@@ -13,9 +13,11 @@ Why the counts are enough, for a line without backslash and control bytes: quote
 alternate, so a quote followed by a colon ends a key, or begins a text whose first byte is a colon
 (which only makes the line look one key too long). A second equal key, an unknown key, a nested
 object or a null each add a key that no column accounts for, and nothing can take one away (a blank
-between key and colon could: such lines are not weighed). A number or an empty object where a text
+between key and colon could: such lines are not weighed). The null of a field is known by its name,
+and counts where it stands once and its column is empty. A number or an empty object where a text
 belongs takes two quotes away, and nothing can add two: a text where a number or an object belongs
-is null to Polars, and its key unaccounted for; arrays of texts and `"attributes":"{}"` are looked for.
+is null to Polars, and its key unaccounted for; arrays of texts and `"attributes":"{}"` are looked
+for.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import polars as pl
 from pydantic_core import from_json
 
 from dataflows.batch import EVENT_SCHEMA, INTEGER_FIELDS, STRING_FIELDS, TOKEN_FIELDS, USD, Bools, Int64s
+from dataflows.lines import Lines, count_marks, split_lines
 from dataflows.rfc3339 import parse_timestamps
 from metering.event import ATTRIBUTES_MAX, LABEL_CHARS_MAX, TIMESTAMP_MS_END, TOKENS_MAX
 
@@ -76,33 +79,12 @@ _EVENT_KINDS: dict[str, pl.DataType] = {
     **dict.fromkeys(INTEGER_FIELDS, pl.Int64()),
     **dict.fromkeys(("timestamp", "provider_cost", "attributes"), pl.String()),
 }
+_FIELD_NAMES = {name.encode(): name for name in _EVENT_KINDS}
 _CARRIED = {"id": "idempotency_key", "subject": "tenant_id", "time": "timestamp"}
 _ENVELOPE_STRINGS = ("specversion", "source", "type", "datacontenttype", "dataschema")
 _ENVELOPE_KINDS: dict[str, pl.DataType] = dict.fromkeys((*_ENVELOPE_STRINGS, *_CARRIED), pl.String())
 _DATA_KINDS = {name: kind for name, kind in _EVENT_KINDS.items() if name not in _CARRIED.values()}
 _HAS_DATA = "_has_data"
-_LF, _QUOTE, _COLON, _SPACE = b'\n": '
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """The lines of a buffer: line i is `data[starts[i]:ends[i]]`, its newline excluded."""
-
-    data: bytes
-    starts: Int64s
-    ends: Int64s
-
-    def __getitem__(self, row: int) -> bytes:
-        return self.data[self.starts[row] : self.ends[row]]
-
-
-def split_lines(data: bytes) -> Lines:
-    """The lines of `data`, which is not empty and ends with a newline."""
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _LF)
-    starts = np.empty_like(ends)
-    starts[0] = 0
-    starts[1:] = ends[:-1] + 1
-    return Lines(data, starts, ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +221,13 @@ def _weigh(parsed: pl.DataFrame, lines: Lines, layout: _Layout) -> tuple[pl.Data
         attributes=pl.col("attributes").fill_null("{}"),
         good=pl.all_horizontal(checks).fill_null(value=False),
     )
-    found_keys, found_quotes, spaced = _count_marks(lines)
-    good = fit & events["good"].to_numpy() & ~spaced
-    good &= (found_keys == keys) & (found_quotes == 2 * (keys + texts))
+    marks = count_marks(lines)
+    if not layout.data:  # where the same names mean different things outside and inside
+        for name in marks.nulls.keys() & _FIELD_NAMES.keys():
+            once = np.bincount(marks.nulls[name], minlength=len(parsed)) == 1
+            keys += once & parsed[_FIELD_NAMES[name]].is_null().to_numpy()
+    good = fit & events["good"].to_numpy() & ~marks.spaced
+    good &= (marks.keys == keys) & (marks.quotes == 2 * (keys + texts))
     if layout.timestamp == pl.String():
         millis, readable = parse_timestamps(parsed["timestamp"])
         good &= readable
@@ -314,18 +300,6 @@ def _texts_fit(column: pl.Series) -> Bools:
     keys = column.str.extract_all(_KEY)
     fine &= (keys.list.len() <= ATTRIBUTES_MAX) & (keys.list.n_unique() == keys.list.len())
     return fine.to_numpy()
-
-
-def _count_marks(lines: Lines) -> tuple[Int64s, Int64s, Bools]:
-    """For each line: quotes followed by a colon, quotes, and whether a blank follows a quote."""
-    text = np.frombuffer(lines.data, np.uint8)
-    quotes = np.flatnonzero(text == _QUOTE)
-    after = text[1:].take(quotes)
-    before_end = np.searchsorted(quotes, lines.ends)
-    keys_before_end = np.searchsorted(np.flatnonzero(after == _COLON), before_end)
-    spaced = np.zeros(len(lines.ends), np.bool_)
-    spaced[np.searchsorted(before_end, np.flatnonzero(after == _SPACE), side="right")] = True
-    return np.diff(keys_before_end, prepend=0), np.diff(before_end, prepend=0), spaced
 
 
 def _lengths_fit(events: pl.DataFrame) -> Bools:

@@ -33,7 +33,7 @@ from tests.dataflows.odd_values import (
 Pairs = list[tuple[str, str]]
 """The members of an object: key and value, both as JSON text."""
 
-LAYOUTS = ("plain", "integer time", "unknown fields", "spaced", "sparse", "envelope")
+LAYOUTS = ("plain", "integer time", "unknown fields", "spaced", "sparse", "nulls", "envelope")
 
 TEXT_FIELDS = (
     "idempotency_key",
@@ -112,6 +112,8 @@ def _good_draft(rng: random.Random, layout: str) -> Draft:
     pairs = [(f'"{name}"', _good_value(rng, name, layout)) for name in names]
     if layout == "unknown fields":
         pairs += [('"trace"', f'"{rng.getrandbits(32):x}"'), ('"n"', "7"), ('"f"', "0.5"), ('"b"', "true")]
+    if layout == "nulls":
+        pairs += [(f'"{name}"', "null") for name in OPTIONAL if name not in names and rng.random() < 0.5]
     rng.shuffle(pairs)
     if layout == "envelope":
         outer = [(f'"{CARRIED[key[1:-1]]}"', value) for key, value in pairs if key[1:-1] in CARRIED]
@@ -212,7 +214,7 @@ def _twice(rng: random.Random, draft: Draft) -> Draft:
         key, value = rng.choice(pairs)
         if rng.random() < 0.3 and len(key) > 2:
             key = f'"\\u{ord(key[1]):04x}{key[2:]}'
-        again = value if rng.random() < 0.5 else _value(rng, key[1:-1])
+        again = rng.choice((value, "null", _value(rng, key[1:-1])))
         return [*pairs, (key, again)] if rng.random() < 0.5 else [(key, again), *pairs]
 
     return _in_part(rng, draft, change)

@@ -93,6 +93,9 @@ FAST = {
         event_line(number, attributes={"user": "u", f"k{number}": "Größe"}) for number in range(96)
     ],
     "unknown fields": plain_lines(trace="abc", row=5, score=0.5, stream=True, _has_data="x", offset=1),
+    "explicit nulls": [
+        line[:-1] + b',"region":null,"attributes":null}' for line in plain_lines(provider="x")
+    ],
     "envelopes": [envelope_line(number) for number in range(96)],
     "envelopes with extensions": [
         envelope_line(number, traceparent="00-1", sampled=True) for number in range(96)
