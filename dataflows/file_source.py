@@ -122,6 +122,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         self._awake_at = None
         turn = self._lifecycle.turn()
         if turn is Turn.READ:
+            sys.audit("meterline.step", "source: before read")
             data = self._read_lines()
             if data:
                 self._lifecycle.sent()
@@ -145,6 +146,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
 
     def snapshot(self) -> FileState:
         """Where the next run goes on."""
+        sys.audit("meterline.step", "source: snapshot")
         self._lifecycle.close_epoch()
         return (self._bytes, self._lines)
 

@@ -10,6 +10,7 @@ spend windows may not: they are read exactly as far as the manifest counts.
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -183,6 +184,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
 
     def snapshot(self) -> str:
         """Append what the epoch added, let go of what has expired, and name what is left."""
+        sys.audit("meterline.step", "dedupe: before snapshot")
         added = self._index.take_added()
         if len(added):
             times = added["time_ms"]
@@ -190,6 +192,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         before_ms = self._marks.close() - self._keep_ms
         self._index.forget(before_ms)
         self._log.segments.drop_before(before_ms)
+        sys.audit("meterline.step", "dedupe: after snapshot")
         return self._log.state(self._marks).to_json()
 
 
@@ -267,6 +270,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
 
     def snapshot(self) -> str:
         """Append the windows that the epoch changed, let go of what has expired, and name what is left."""
+        sys.audit("meterline.step", "spend: before snapshot")
         self._book.forget(self._marks.close() - self._keep_ms)
         changed = self._book.take_changed()
         if self._records + len(changed) > COMPACT_AFTER * (len(self._book.windows) + 1_000):
@@ -276,6 +280,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
             block = _windows_to_bytes([(key, self._book.windows[key]) for key in changed])
             self._log.segments.append(block, 0, 0)
             self._records += len(changed)
+        sys.audit("meterline.step", "spend: after snapshot")
         return self._log.state(self._marks).to_json()
 
 

@@ -11,6 +11,9 @@ and their file is never appended to again, because a new run begins a new file u
 file that a manifest no longer names is deleted two snapshots later, when no resume can ask for it;
 what a crash left behind is deleted when the log is opened.
 
+Each step at which a crash matters is an audit event of Python, `meterline.step`, with its name: what
+watches them (`sys.addaudithook`) can stop the process there, and costs nothing where nobody does.
+
 Bounds: a file is closed at `SEGMENT_BYTES_MAX` or when its newest block is `span_ms` of event time
 younger than its first; it is dropped whole once all it holds has expired.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -115,11 +119,14 @@ class SegmentLog:
         """Write one block durably; `oldest_ms` and `newest_ms` bound the event times in it."""
         segment = self._open_segment(oldest_ms, newest_ms)
         path = self._directory / segment.name
+        sys.audit("meterline.step", "segment: before write")
         with path.open("ab") as file:
             file.write(_HEADER.pack(_MAGIC, len(block), zlib.crc32(block)))
             file.write(block)
             file.flush()
+            sys.audit("meterline.step", "segment: written")
             os.fsync(file.fileno())
+        sys.audit("meterline.step", "segment: synced")
         if segment.size_bytes == 0:
             fsync_directory(self._directory)
         self._live[-1] = Segment(
@@ -140,6 +147,7 @@ class SegmentLog:
     def snapshot(self) -> Manifest:
         """The manifest as it is now. Deletes what was taken out of the manifest two calls ago."""
         for name in self._doomed.pop(0):
+            sys.audit("meterline.step", "segment: before delete")
             (self._directory / name).unlink(missing_ok=True)
         self._doomed.append([])
         return tuple(self._live)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -134,11 +135,14 @@ def content_hashes(events: pl.DataFrame) -> UInt64s:
             told = cost.cast(pl.String).fill_null("").to_frame("cost")
             mixed = _mix(mixed, told.select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"].to_numpy())
         else:
-            mixed = _mix(mixed, np.full(len(events), _ABSENT_COST, np.uint64))
+            mixed = _mix(mixed, np.full(len(events), _absent_cost(), np.uint64))
     return mixed
 
 
-_ABSENT_COST = pl.DataFrame({"cost": [""]}).select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"][0]
+@cache
+def _absent_cost() -> np.uint64:
+    """The hash of no cost. Not a constant: importing this module must start none of Polars' threads."""
+    return np.uint64(pl.DataFrame({"cost": [""]}).select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"][0])
 
 
 def _mix(state: UInt64s, value: UInt64s) -> UInt64s:

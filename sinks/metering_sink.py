@@ -8,6 +8,7 @@ again under the same ids.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from decimal import Decimal
@@ -103,6 +104,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
 
     def snapshot(self) -> str:
         """Publish the epoch before this one, which is durable by now, and stage this one."""
+        sys.audit("meterline.step", "sink: before snapshot")
         now_ms = self._now_ms()
         self._publisher.collect("spend_windows", window_rows(self._windows.values(), now_ms))
         self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
@@ -120,6 +122,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
             "alerts": [_alert_to_json(alert) for alert in self._durable_alerts],
         }
         self._windows, self._moved = {}, {}
+        sys.audit("meterline.step", "sink: after snapshot")
         return PublisherState(pending, memory).to_json()
 
     def close(self) -> None:
@@ -132,7 +135,9 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         """Post the alerts of the epoch before, now durable and published; those of this epoch wait."""
         if self._post is not None:
             if self._durable_alerts:
+                sys.audit("meterline.step", "alerts: before the outbox")
                 self._post.post(self._durable_alerts)
+                sys.audit("meterline.step", "alerts: in the outbox")
             if self._reporting:
                 self._post.reported(self._reporting)
         self._reporting = delivered

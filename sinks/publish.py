@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -80,10 +81,13 @@ class BlockStage:
     def write(self, table: str, frame: pl.DataFrame) -> StagedBlock:
         """Write one block durably."""
         name = f"{self._owner}-{uuid.uuid4().hex}.arrow"
+        sys.audit("meterline.step", "block: before write")
         with (self._directory / name).open("wb") as file:
             frame.write_ipc_stream(file, compat_level=pl.CompatLevel.oldest())
             file.flush()
+            sys.audit("meterline.step", "block: written")
             os.fsync(file.fileno())
+        sys.audit("meterline.step", "block: synced")
         return StagedBlock(table, name, f"meterline/{name}", len(frame))
 
     def seal(self) -> None:
@@ -114,6 +118,7 @@ class BlockStage:
     def collect(self) -> None:
         """Call once a snapshot: delete what was discarded two snapshots ago."""
         for name in self._doomed.pop(0):
+            sys.audit("meterline.step", "block: before delete")
             (self._directory / name).unlink(missing_ok=True)
         self._doomed.append([])
 
@@ -216,7 +221,9 @@ class Publisher:
 
     def _publish(self, blocks: tuple[StagedBlock, ...]) -> None:
         for block in blocks:
+            sys.audit("meterline.step", f"insert {block.table}: before")
             insert_block(self._client, block, self._stage.read(block), self._sleep)
+            sys.audit("meterline.step", f"insert {block.table}: accepted")
             self.published_rows += block.rows
 
     def _staged(self) -> Iterator[StagedBlock]:

@@ -1,0 +1,79 @@
+"""The rules that exactly-once rests on, each broken on purpose: the crash trials must notice every one.
+
+Each function breaks one rule in this process, for good: call it in a fork.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import polars as pl
+
+from dataflows import operators, segments
+from dataflows.alerts import wall_clock_ms
+from sinks import publish
+from sinks.metering_sink import MeteringPartition
+from sinks.publish import BlockStage, Publisher, StagedBlock
+
+
+def publish_at_once() -> None:
+    """Insert a block in the epoch that staged it, before that epoch is durable."""
+
+    def turn_epoch(self: Publisher) -> tuple[StagedBlock, ...]:
+        self._stage.collect()
+        staged = tuple(self._staged())
+        self._publish(staged)
+        self._stage.discard(staged)
+        return ()
+
+    Publisher.turn_epoch = turn_epoch  # type: ignore[method-assign]
+
+
+def token_from_epoch_number() -> None:
+    """Make an insert's token of its partition, table and the number of the epoch since the start."""
+    write = BlockStage.write
+    epochs: dict[str, int] = {}
+
+    def numbered(self: BlockStage, table: str, frame: pl.DataFrame) -> StagedBlock:
+        epochs[table] = epochs.get(table, 0) + 1
+        block = write(self, table, frame)
+        return StagedBlock(table, block.file, f"{self._owner}/{table}/{epochs[table]}", block.rows)
+
+    BlockStage.write = numbered  # type: ignore[method-assign]
+
+
+def no_fsync() -> None:
+    """Trust that what was written is on the disk."""
+    trusting = SimpleNamespace(**{**vars(os), "fsync": lambda _: None})
+    segments.os = trusting  # type: ignore[assignment]
+    publish.os = trusting  # type: ignore[assignment]
+
+
+def window_by_wall_clock() -> None:
+    """Let keys and windows expire by the clock of the machine instead of the events' own."""
+
+    def close(self: operators.Watermarks) -> int:
+        self.closed_ms = wall_clock_ms()
+        return self.closed_ms
+
+    operators.Watermarks.close = close  # type: ignore[method-assign]
+
+
+def flush_in_close() -> None:
+    """Publish what is left when a sink is closed, which happens on errors too."""
+    close = MeteringPartition.close
+
+    def flushing(self: MeteringPartition) -> None:
+        self._publisher.turn_epoch()
+        self._publisher.turn_epoch()
+        close(self)
+
+    MeteringPartition.close = flushing  # type: ignore[method-assign]
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    rule.__name__: rule
+    for rule in (publish_at_once, token_from_epoch_number, no_fsync, window_by_wall_clock, flush_in_close)
+}
