@@ -17,7 +17,7 @@ NOT_USABLE = $(if $(PYTHON),PYTHON=$(PYTHON) is none of them: name one$(comma) o
 KAFKA_PORT = 9092
 ARGS =
 
-.PHONY: help venv demo test lint check bench kafka kafka-test up clean
+.PHONY: help venv demo test lint check crash bench kafka kafka-test up clean
 
 help: ## Print this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,10 @@ lint: $(STAMP) ## Check lint rules, formatting and types
 
 check: lint test ## Everything that has to hold before a commit: lint, tests and, where there are any, small benchmarks
 	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks --smoke; fi
+
+crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, then crash the job at a thousand drawn steps
+	@$(BIN)/python -m tests.simulation.crash --mutations
+	@$(BIN)/python -m tests.simulation.crash $(ARGS)
 
 bench: $(STAMP) ## Run the benchmarks in full
 	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks $(ARGS); \

@@ -142,7 +142,8 @@ def content_hashes(events: pl.DataFrame) -> UInt64s:
 @cache
 def _absent_cost() -> np.uint64:
     """The hash of no cost. Not a constant: importing this module must start none of Polars' threads."""
-    return np.uint64(pl.DataFrame({"cost": [""]}).select(plh.col("cost").nchash.xxh3_64(seed=1))["cost"][0])
+    empty = pl.DataFrame({"cost": [""]}).select(plh.col("cost").nchash.xxh3_64(seed=1))
+    return empty["cost"].to_numpy()[0]  # type: ignore[no-any-return]  # a column of UInt64
 
 
 def _mix(state: UInt64s, value: UInt64s) -> UInt64s:

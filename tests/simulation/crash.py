@@ -20,7 +20,6 @@ import os
 import random
 import shutil
 import sqlite3
-import stat
 import sys
 import tempfile
 import time
@@ -43,6 +42,7 @@ from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.integration.running import SEED_RULES, Place, what_stands
+from tests.simulation.disk import Disk
 from tests.simulation.mutations import MUTATIONS
 
 STEP = "meterline.step"
@@ -96,51 +96,6 @@ class Verdict:
         return not any(
             (self.lost, self.doubled, self.amounts_off, self.spend_off, self.alerts_off, self.others_off)
         )
-
-
-class Disk:
-    """What of a directory would survive a loss of power. It watches fsync, and knows nothing of the job."""
-
-    def __init__(self, *directories: Path) -> None:
-        self._directories = directories
-        self._sizes: dict[int, int] = {}
-        self._names: dict[int, set[str]] = {}
-        for directory in directories:
-            for path in directory.rglob("*"):
-                self._see(path)
-            if directory.exists():
-                self._see(directory)
-
-    def _see(self, path: Path) -> None:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            self._names[found.st_ino] = {entry.name for entry in path.iterdir()}
-        else:
-            self._sizes[found.st_ino] = found.st_size
-
-    def watch(self) -> None:
-        """Note every fsync from now on."""
-        real = os.fsync
-
-        def fsync(descriptor: int) -> None:
-            real(descriptor)
-            found = os.fstat(descriptor)
-            if stat.S_ISDIR(found.st_mode):
-                self._names[found.st_ino] = set(os.listdir(descriptor))
-            else:
-                self._sizes[found.st_ino] = found.st_size
-
-        os.fsync = fsync  # type: ignore[assignment]
-
-    def lose_power(self) -> None:
-        """Take away what no fsync has covered. A new directory survives: what it holds must earn that."""
-        for directory in self._directories:
-            for path in [path for path in directory.rglob("*") if path.is_file()]:
-                found = path.stat()
-                if path.name not in self._names.get(path.parent.stat().st_ino, set()):
-                    path.unlink()
-                elif found.st_size > self._sizes.get(found.st_ino, 0):
-                    os.truncate(path, self._sizes.get(found.st_ino, 0))
 
 
 def in_fork(work: Callable[[], Any], output: Path) -> tuple[int, Any]:
@@ -351,7 +306,7 @@ def matrix(tally: Tally) -> Iterator[str]:
     yield "| crash at | " + " | ".join(f"{fault}, {workers}w" for fault, workers in columns) + " | wrong |"
     yield "|---|" + "---:|" * (len(columns) + 1)
     for step in sorted({step for step, _, _ in tally.crashes}):
-        counts = [str(tally.crashes[(step, *column)]) for column in columns]
+        counts = [str(tally.crashes[(step, fault, workers)]) for fault, workers in columns]
         wrong = sum(key[0] == step for key in tally.bad)
         yield f"| {step} | " + " | ".join(counts) + f" | {wrong} |"
 
