@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -45,11 +46,11 @@ from dataflows.report import (
     render_text,
     spend_report,
 )
-from dataflows.run import JobFailedError, drain_alerts, log_to_stderr, run_job, run_worker
-from dataflows.start import OPERATOR_ERRORS, prepare
-from dataflows.supervise import run_workers
+from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, log_to_stderr, run_job, run_worker
+from dataflows.start import OPERATOR_ERRORS, held_descriptors, prepare
+from dataflows.supervise import EXIT_REFUSED, Supervisor
 from pricing.settings import thresholds
-from sinks.clickhouse import ClickHouseAddress, connect, parse_address
+from sinks.clickhouse import ClickHouseAddress, ClickHouseUnavailableError, connect, parse_address
 from sinks.migrate import migrate
 
 EXIT_FAILED = 1
@@ -144,11 +145,15 @@ def run(workers: int, follow: bool | None) -> None:  # noqa: FBT001  # click pas
         return
     if job.plan.clickhouse.embedded:
         raise PlanError("chdb:// belongs to one process: run one worker, or give --clickhouse a server")
-    code = run_workers(workers, os.environ)
+    code = Supervisor(workers, os.environ, held_descriptors()).run()
+    if code == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if code == EXIT_REFUSED:
+        sys.exit(EXIT_FAILED)  # the worker has said why
     if code:
         raise JobFailedError(
-            f"a worker ended with code {code}; all were stopped, "
-            "and the next run goes on from the last durable epoch"
+            f"a worker ended with code {code}, not for the first time; "
+            "the next run goes on from the last durable epoch"
         )
     drain_alerts(job)
 
@@ -158,7 +163,13 @@ def run(workers: int, follow: bool | None) -> None:  # noqa: FBT001  # click pas
 @click.argument("addresses")
 def worker(number: int, addresses: str) -> None:
     """Be one of the worker processes of `run --workers`."""
-    run_worker(prepare(os.environ), number, addresses.split(";"))
+    try:
+        run_worker(prepare(os.environ), number, addresses.split(";"))
+    except ClickHouseUnavailableError:
+        raise
+    except (*OPERATOR_ERRORS, JobRefusedError) as exc:
+        click.echo(f"meterline: {exc}", err=True)
+        sys.exit(EXIT_REFUSED)
 
 
 @main.command(name="migrate")

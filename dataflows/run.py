@@ -27,7 +27,8 @@ from dataflows.counters import PROCESS, Counters
 from dataflows.lifecycle import STOPPING
 from dataflows.metering import build_flow
 from dataflows.start import OPERATOR_ERRORS, Job
-from sinks.clickhouse import connect
+from dataflows.supervise import end_with_parent
+from sinks.clickhouse import ClickHouseUnavailableError, connect
 from sinks.publish import INSERT_SETTINGS
 from sinks.rows import delivery_rows
 
@@ -50,6 +51,10 @@ class JobFailedError(Exception):
     """The job stopped before its input ended. The message is for the operator."""
 
 
+class JobRefusedError(JobFailedError):
+    """The same, for a reason that a restart does not mend."""
+
+
 def run_job(job: Job) -> None:
     """Run to the end of the input, or until interrupted; then give alerts a bounded time to leave.
 
@@ -62,11 +67,12 @@ def run_job(job: Job) -> None:
 
 
 def run_worker(job: Job, number: int, addresses: list[str]) -> None:
-    """Be worker `number` of a cluster whose workers listen at `addresses`.
+    """Be worker `number` of a cluster whose workers listen at `addresses`; end when the supervisor does.
 
     Raises:
         JobFailedError: as `run_job`; also when another worker died.
     """
+    end_with_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
     _run_flow(job, process_id=number, addresses=addresses)
 
 
@@ -106,8 +112,10 @@ def _explain(exc: BaseException, details: Path) -> JobFailedError:
     """The operator's sentence somewhere in a chain of causes, or the nearest thing to one."""
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, OPERATOR_ERRORS):
+        if isinstance(cause, ClickHouseUnavailableError):
             return JobFailedError(str(cause))
+        if isinstance(cause, OPERATOR_ERRORS):
+            return JobRefusedError(str(cause))
         cause = cause.__cause__ or cause.__context__
     text = (str(exc).splitlines() or [""])[0]
     return JobFailedError(f"the job failed with {type(exc).__name__}: {text} (details in {details})")

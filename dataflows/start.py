@@ -95,6 +95,11 @@ def hold(plan: JobPlan, environment: Mapping[str, str]) -> None:
     _HELD.append(StateLock.acquire(plan.state_dir))
 
 
+def held_descriptors() -> tuple[int, ...]:
+    """Descriptors of the lock, for processes that are to share it."""
+    return tuple(lock.descriptor for lock in _HELD)
+
+
 def release() -> None:
     """Let go of the state directory."""
     while _HELD:

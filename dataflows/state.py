@@ -63,9 +63,8 @@ class JobState:
 class StateLock:
     """An exclusive hold on a state directory, for the life of the process or until `release`."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
 
     @classmethod
     def acquire(cls, directory: Path) -> StateLock:
@@ -87,11 +86,11 @@ class StateLock:
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
-        return cls(path, descriptor)
+        return cls(descriptor)
 
     def release(self) -> None:
         """Let the next job in."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitions: int) -> JobState:
