@@ -241,6 +241,37 @@ def report(what: str, by: str, since: datetime | None, until: datetime | None, l
     click.echo(RENDERERS[form](table).rstrip("\n"))
 
 
+@main.command(name="clickhouse")
+@click.option(
+    "--path",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="directory of the database; made if it is not there",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8123, show_default=True, help="0 takes a free one"
+)
+def clickhouse_command(directory: Path, port: int) -> None:
+    """Serve a development database: the embedded ClickHouse over HTTP, on 127.0.0.1 alone, with no login.
+
+    Several workers, SQL clients and a dashboard can share it. For production, use a ClickHouse server.
+    """
+    try:
+        # The embedded engine is an extra, which the other commands do without.
+        from sinks.clickhouse_server import HOST, serve  # noqa: PLC0415
+    except ImportError as exc:
+        raise ClickHouseUnavailableError(
+            "the embedded ClickHouse is not installed: pip install 'meterline[pipeline,embedded]'"
+        ) from exc
+
+    def announce(bound: int) -> None:
+        click.echo(f"ClickHouse answers at http://{HOST}:{bound} (clickhouse://{HOST}:{bound}/meterline)")
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    serve(directory.absolute(), port, announce)
+
+
 @main.command(name="audit")
 @config_option
 @source_option

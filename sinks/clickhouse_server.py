@@ -1,0 +1,236 @@
+"""The embedded engine behind ClickHouse's HTTP interface, on loopback, for development and tests.
+
+Several workers, the dashboard and any ClickHouse client can share one database directory through it. It
+asks for no login and the engine can read this machine's files, so it listens on 127.0.0.1 and nowhere
+else, and refuses requests that a web page in a browser sends.
+
+A crash before a statement reaches the engine leaves no trace of it; during an INSERT, the engine publishes
+each block's part by one rename, so a block is there or not; after it, the client never sees the answer and
+has to send the block again under the same `insert_deduplication_token`. Nothing is fsynced: a loss of
+power can cost the last seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from http.client import responses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chdb.state.sqlitelike import Connection
+from waitress.server import create_server
+
+from sinks.clickhouse import ClickHouseUnavailableError
+from sinks.clickhouse_http import (
+    BODY_MAX_BYTES,
+    BadRequestError,
+    Statement,
+    error_code,
+    error_status,
+    read_statement,
+)
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+HOST = "127.0.0.1"
+THREADS = 8
+CONNECTIONS_MAX = 128
+SESSIONS_MAX = 64
+"""Named sessions kept; the one unused for longest gives way."""
+STATEMENT_SECONDS_MAX = 300
+"""`max_execution_time` of a statement that does not set its own."""
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: `format` is empty for a statement without a result."""
+
+    body: bytes
+    format: str
+    read_rows: int
+    written_rows: int
+
+
+class Session:
+    """One connection to the engine: its database, settings and temporary tables are its own."""
+
+    def __init__(self, directory: str) -> None:
+        self._connection = Connection(directory)
+        self._turn = threading.Lock()
+        self._connection.query(f"SET max_execution_time = {STATEMENT_SECONDS_MAX}")
+
+    def run(self, statement: Statement) -> Answer:
+        """Run one statement; others of the same session wait.
+
+        Raises:
+            RuntimeError: the engine's error text.
+        """
+        with self._turn:
+            for preparation in statement.preparation():
+                self._connection.query(preparation)
+            if statement.rows is None:
+                result = self._run(statement.sql, statement)
+            else:
+                with tempfile.NamedTemporaryFile(suffix=".rows") as file:
+                    file.write(statement.rows)
+                    file.flush()
+                    result = self._run(statement.reading_rows_from(file.name), statement)
+            return Answer(
+                result.bytes() or b"", statement.result_format, result.rows_read(), result.rows_written()
+            )
+
+    def _run(self, sql: bytes, statement: Statement) -> Any:
+        engine: Any = self._connection  # its annotations ask for text; a statement is bytes in any encoding
+        return engine.query(sql, statement.default_format, params=dict(statement.parameters))
+
+    def close(self) -> None:
+        """End the session, after the statement that it may be running."""
+        with self._turn:
+            self._connection.close()
+
+
+class EmbeddedClickHouse:
+    """A WSGI application over one directory of the embedded engine.
+
+    Raises:
+        ClickHouseUnavailableError: the directory is held by another process or cannot be written to.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = str(directory)
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions_turn = threading.Lock()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._engine = Session(self._directory)
+        except (RuntimeError, OSError) as exc:
+            raise ClickHouseUnavailableError(
+                f"the directory {directory} cannot be opened: it belongs to one process at a time, and "
+                "another one may hold it, or it cannot be written to"
+            ) from exc
+        version = self._engine.run(Statement(b"SELECT timezone()"))
+        self._timezone = version.body.decode().strip()
+
+    def close(self) -> None:
+        """End every session and the engine."""
+        for session in (*self._sessions.values(), self._engine):
+            session.close()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        status, headers, body = self._answer(environ)
+        start_response(f"{status} {responses[status]}", [*headers, ("Content-Length", str(len(body)))])
+        return [b""] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _answer(self, environ: WSGIEnvironment) -> tuple[int, Headers, bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if "HTTP_ORIGIN" in environ:
+            return _plain(403, "web pages may not use this database\n")
+        if method not in ("GET", "HEAD", "POST"):
+            return _plain(405, "use GET or POST\n")
+        if path == "/ping" or (path == "/" and method != "POST" and not environ["QUERY_STRING"]):
+            return _plain(200, "Ok.\n")
+        if path != "/":
+            return _plain(404, f"there is no {path[:100]} here; statements go to /\n")
+        try:
+            statement = read_statement(
+                environ["QUERY_STRING"],
+                _headers(environ),
+                environ["wsgi.input"].read(),
+                writes=method == "POST",
+            )
+            with self._session(statement.session) as session:
+                answer = session.run(statement)
+        except (BadRequestError, RuntimeError) as exc:
+            return _failure(str(exc))
+        return 200, self._headers_of(answer), answer.body
+
+    @contextlib.contextmanager
+    def _session(self, name: str) -> Iterator[Session]:
+        """A session of that name, kept; or one for this request alone, where no name is given."""
+        if not name:
+            session = Session(self._directory)
+            try:
+                yield session
+            finally:
+                session.close()
+            return
+        unused = None
+        with self._sessions_turn:
+            kept = self._sessions.pop(name, None) or Session(self._directory)
+            self._sessions[name] = kept
+            if len(self._sessions) > SESSIONS_MAX:
+                unused = self._sessions.popitem(last=False)[1]
+        if unused:
+            unused.close()
+        yield kept
+
+    def _headers_of(self, answer: Answer) -> Headers:
+        summary = {"read_rows": str(answer.read_rows), "written_rows": str(answer.written_rows)}
+        headers = [
+            ("Content-Type", "text/plain; charset=UTF-8"),
+            ("X-ClickHouse-Timezone", self._timezone),
+            ("X-ClickHouse-Summary", json.dumps(summary)),
+        ]
+        return [*headers, ("X-ClickHouse-Format", answer.format)] if answer.format else headers
+
+
+def _headers(environ: WSGIEnvironment) -> dict[str, str]:
+    named = {name[5:]: value for name, value in environ.items() if name.startswith("HTTP_")}
+    named["CONTENT_TYPE"] = environ.get("CONTENT_TYPE", "")
+    return {name.replace("_", "-").lower(): value for name, value in named.items()}
+
+
+def _plain(status: int, text: str) -> tuple[int, Headers, bytes]:
+    return status, [("Content-Type", "text/plain; charset=UTF-8")], text.encode()
+
+
+def _failure(message: str) -> tuple[int, Headers, bytes]:
+    code = error_code(message)
+    status, headers, body = _plain(error_status(code), message.rstrip("\n") + "\n")
+    return status, [*headers, ("X-ClickHouse-Exception-Code", code)], body
+
+
+def serve(directory: Path, port: int, announce: Callable[[int], None]) -> None:
+    """Serve `directory` on 127.0.0.1 until SystemExit or KeyboardInterrupt is raised in this thread.
+
+    Args:
+        port: 0 takes a free one.
+        announce: called with the port once requests are answered.
+
+    Raises:
+        ClickHouseUnavailableError: the directory cannot be opened, or the port is taken.
+    """
+    application = EmbeddedClickHouse(directory)
+    try:
+        listening = socket.create_server((HOST, port))
+    except OSError as exc:
+        application.close()
+        raise ClickHouseUnavailableError(
+            f"port {port} of {HOST} cannot be listened on: {exc.strerror}"
+        ) from exc
+    server = create_server(
+        application,
+        sockets=[listening],
+        threads=THREADS,
+        connection_limit=CONNECTIONS_MAX,
+        max_request_body_size=BODY_MAX_BYTES,
+        channel_timeout=STATEMENT_SECONDS_MAX,
+        ident=None,
+    )
+    announce(listening.getsockname()[1])
+    try:
+        server.run()
+    finally:
+        server.close()
+        application.close()
