@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl
 
 import lz4.frame
@@ -165,31 +166,26 @@ def decompress(body: bytes, encoding: str) -> bytes:
     """
     if encoding in ("", "identity"):
         return body
-    unpack = _UNPACK.get(encoding)
-    if unpack is None:
-        raise BadRequestError(f"Content-Encoding {encoding[:32]!r} is not known; use {', '.join(_UNPACK)}")
+    if encoding not in _DECOMPRESSORS:
+        known = ", ".join(_DECOMPRESSORS)
+        raise BadRequestError(f"Content-Encoding {encoding[:32]!r} is not known; use {known}")
+    decompressor = _DECOMPRESSORS[encoding]()
     try:
-        data = unpack(body)
-    except (OSError, EOFError, RuntimeError, zlib.error) as exc:
+        data: bytes = decompressor.decompress(body, BODY_MAX_BYTES + 1)
+    except (RuntimeError, zlib.error) as exc:
         raise BadRequestError(f"the body is not valid {encoding}") from exc
     if len(data) > BODY_MAX_BYTES:
         raise BadRequestError(f"the body is longer than {BODY_MAX_BYTES >> 20} MiB when unpacked")
+    if not decompressor.eof or decompressor.unused_data:
+        raise BadRequestError(f"the body is not one whole {encoding} stream")
     return data
 
 
-def _gzip(body: bytes) -> bytes:
-    return zlib.decompressobj(wbits=31).decompress(body, BODY_MAX_BYTES + 1)
-
-
-def _deflate(body: bytes) -> bytes:
-    return zlib.decompressobj().decompress(body, BODY_MAX_BYTES + 1)
-
-
-def _lz4(body: bytes) -> bytes:
-    return bytes(lz4.frame.LZ4FrameDecompressor().decompress(body, max_length=BODY_MAX_BYTES + 1))
-
-
-_UNPACK: dict[str, Callable[[bytes], bytes]] = {"gzip": _gzip, "deflate": _deflate, "lz4": _lz4}
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(wbits=31),  # 16 for the gzip envelope, 15 for the largest window
+    "deflate": zlib.decompressobj,
+    "lz4": lz4.frame.LZ4FrameDecompressor,
+}
 
 
 def error_code(message: str) -> str:

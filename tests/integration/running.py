@@ -1,4 +1,4 @@
-"""Running the real job in a process of its own, and reading what it left in its embedded ClickHouse."""
+"""Running the real job in a process of its own, and reading what it left in ClickHouse."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ QUICK = "metering: {epoch_interval_seconds: 0.1}\n"
 
 @dataclass(frozen=True)
 class Place:
-    """A directory with a configuration, an embedded ClickHouse and a state directory of its own."""
+    """A directory with a configuration, a ClickHouse and a state directory of its own."""
 
     root: Path
     config: str = SEED_RULES + QUICK
     environment: dict[str, str] = field(default_factory=dict)
+    served: str = ""
+    """The URL of a ClickHouse server; an embedded one in `root` where there is none."""
 
     def __post_init__(self) -> None:
         (self.root / "meterline.yaml").write_text(self.config)
 
     @property
     def clickhouse(self) -> str:
-        return f"chdb://{self.root / 'ch'}"
+        return self.served or f"chdb://{self.root / 'ch'}"
 
     def start(self, source: str, *more: str, stdin: Any = None) -> subprocess.Popen[bytes]:
         """The job as a child process."""
