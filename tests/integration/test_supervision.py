@@ -1,0 +1,173 @@
+"""Several workers over HTTP: restarted together, ended together, and exact whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from dataflows.supervise import EXIT_REFUSED, STEADY_SECONDS, RestartBudget
+from dataflows.traffic import TrafficShape, generate
+from tests.auditor import Audit, audit, load_config
+from tests.auditor_event import lines_of_file
+from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
+from tests.integration.running import JOB_SECONDS, Place, assert_agrees
+
+FILES = 4
+_TENANT = re.compile(rb'"tenant_id": ?"[^"]*"')
+KILLED = -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("ends", "pauses"),
+    [
+        ([([1, 0], 5.0)] * 8, [0.5, 1.0, 2.0, 5.0, 15.0, 30.0, None, None]),
+        ([([KILLED, 1], 5.0), ([1, 1], STEADY_SECONDS), ([1, 1], 5.0)], [0.5, 0.5, 1.0]),
+        ([([EXIT_REFUSED, 1], 5.0)], [None]),
+        ([([1, EXIT_REFUSED], STEADY_SECONDS)], [None]),
+    ],
+)
+def test_restarts_have_pauses_and_a_limit(
+    ends: list[tuple[list[int], float]], pauses: list[float | None]
+) -> None:
+    budget = RestartBudget()
+    assert [budget.pause_seconds(codes, seconds) for codes, seconds in ends] == pauses
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseProcess]:
+    with running_clickhouse(tmp_path_factory.mktemp("served") / "ch") as process:
+        yield process
+
+
+def place_with_traffic(root: Path, server: ClickHouseProcess, seed: int, events: int = 16_000) -> Place:
+    """A place whose tables are a database of their own, with a day of traffic in four files.
+
+    A tenant's events stand in one file: which copy of a retry counts, and which event crosses a threshold, is
+    then settled by their order there, however the workers share the files.
+    """
+    root.mkdir(exist_ok=True)
+    shape = TrafficShape(events=events, seed=seed, day=date(2026, 3, 17), malformed_fraction=0.01)
+    files: list[list[bytes]] = [[] for _ in range(FILES)]
+    for line in b"".join(generate(shape)).splitlines(keepends=True):
+        tenant = _TENANT.search(line)
+        files[zlib.crc32(tenant.group() if tenant else line) % FILES].append(line)
+    for number, lines in enumerate(files):
+        (root / f"events-{number}.jsonl").write_bytes(b"".join(lines))
+    return Place(root, served=server.url().replace("/meterline", f"/run_{seed}"))
+
+
+def source_of(place: Place) -> str:
+    return f"file://{place.root}/events-*.jsonl"
+
+
+def expected_of(place: Place) -> Audit:
+    lines = [line for path in sorted(place.root.glob("events-*")) for line in lines_of_file(path)]
+    return audit(lines, load_config(place.config), now_ms=time.time_ns() // 1_000_000)
+
+
+def children_of(pid: int) -> list[int]:
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = (line.split() for line in table.stdout.splitlines())
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + JOB_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def published(place: Place) -> int:
+    try:
+        return int(place.ask("SELECT count() FROM priced_events")[0][0])
+    except Exception:  # noqa: BLE001  # the tables are not there yet
+        return 0
+
+
+def logged(stderr: str, message: str) -> list[dict[str, object]]:
+    entries = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    return [entry for entry in entries if entry.get("message") == message]
+
+
+RESTARTED = "workers ended and are started again"
+
+
+def test_a_killed_worker_is_restarted_with_its_peer_and_the_totals_are_exact(
+    tmp_path: Path, server: ClickHouseProcess
+) -> None:
+    place = place_with_traffic(tmp_path / "kill", server, 701)
+    child = place.start(source_of(place), "--workers", "2")
+    until(lambda: published(place) > 0, "something is published")
+    os.kill(random.Random(7).choice(children_of(child.pid)), signal.SIGKILL)
+    _, stderr = child.communicate(timeout=JOB_SECONDS)
+    assert child.returncode == 0, stderr.decode()
+    assert len(logged(stderr.decode(), RESTARTED)) == 1
+    assert_agrees(place, expected_of(place))
+
+
+def test_sigterm_to_the_supervisor_drains_the_workers(tmp_path: Path, server: ClickHouseProcess) -> None:
+    place = place_with_traffic(tmp_path / "term", server, 702)
+    child = place.start(source_of(place), "--workers", "2")
+    until(lambda: published(place) > 0, "something is published")
+    child.terminate()
+    _, stderr = child.communicate(timeout=JOB_SECONDS)
+    assert (child.returncode, logged(stderr.decode(), RESTARTED)) == (0, [])
+    assert place.run(source_of(place), "--workers", "3")[0] == 0
+    assert_agrees(place, expected_of(place))
+
+
+def test_without_a_supervisor_the_workers_end_and_the_state_stays_locked_until_then(
+    tmp_path: Path, server: ClickHouseProcess
+) -> None:
+    place = place_with_traffic(tmp_path / "orphans", server, 703)
+    child = place.start(source_of(place), "--workers", "2", "--follow")
+    until(lambda: published(place) > 0, "something is published")
+    workers = children_of(child.pid)
+    child.kill()
+    code, stderr = place.run(source_of(place))
+    assert code == 0 or "is in use" in stderr, stderr
+    until(lambda: not any(alive(pid) for pid in workers), "orphans end by themselves")
+    child.communicate()
+    code, stderr = place.run(source_of(place))
+    assert code == 0, stderr
+    assert_agrees(place, expected_of(place))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_what_a_restart_cannot_mend_is_said_once(tmp_path: Path, server: ClickHouseProcess) -> None:
+    place = place_with_traffic(tmp_path / "refused", server, 704, events=1_000)
+    code, stderr = place.run(f"file://{tmp_path}/none-*.jsonl", "--workers", "2")
+    assert (code, logged(stderr, RESTARTED), "Traceback" in stderr) == (1, [], False), stderr
+    assert stderr.count("meterline: ") == 1
+
+
+def test_1_to_2_to_3_to_1_workers_keep_the_totals(tmp_path: Path, server: ClickHouseProcess) -> None:
+    place = place_with_traffic(tmp_path / "rescale", server, 705, events=4_000)
+    held = sorted(place.root.glob("events-*"))[1:]
+    for path in held:
+        path.rename(path.with_suffix(".later"))
+    for number, workers in enumerate((1, 2, 3, 1)):
+        code, stderr = place.run(source_of(place), "--workers", str(workers))
+        assert code == 0, stderr
+        for path in held[number : number + 1]:
+            path.with_suffix(".later").rename(path)
+    assert_agrees(place, expected_of(place))
