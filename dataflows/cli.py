@@ -69,6 +69,9 @@ class Meterline(click.Group):
         except (*OPERATOR_ERRORS, JobFailedError) as exc:
             click.echo(f"meterline: {exc}", err=True)
             ctx.exit(EXIT_FAILED)
+        except ClickHouseError as exc:
+            click.echo(f"meterline: ClickHouse failed: {str(exc).splitlines()[0][:500]}", err=True)
+            ctx.exit(EXIT_FAILED)
         except KeyboardInterrupt:
             click.echo("meterline: interrupted; the next run goes on from the last durable epoch", err=True)
             ctx.exit(130)
