@@ -32,6 +32,7 @@ from dataflows.connections import (
 )
 from dataflows.demo import run_demo
 from dataflows.kafka_source import parse_topic
+from dataflows.metrics import DEFAULT_HOST, HOST_ENV, PORT_ENV
 from dataflows.report import (
     DIMENSIONS,
     ROWS_MAX,
@@ -96,6 +97,10 @@ clickhouse_option = _option(
     "--clickhouse", CLICKHOUSE_ENV, "clickhouse://user:password@host:port/db, or chdb:///dir"
 )
 state_option = _option("--state-dir", STATE_DIR_ENV, "where the job keeps what it must remember")
+metrics_port_option = _option(
+    "--metrics-port", PORT_ENV, "serve /metrics and /healthz here; worker n at port + n"
+)
+metrics_host_option = _option("--metrics-host", HOST_ENV, f"on this address, {DEFAULT_HOST} by default")
 
 
 def _address() -> ClickHouseAddress:
@@ -132,6 +137,8 @@ def main() -> None:
 @source_option
 @clickhouse_option
 @state_option
+@metrics_port_option
+@metrics_host_option
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="worker processes")
 @click.option(
     "--follow/--to-end",

@@ -1,4 +1,4 @@
-"""What this process has done since it started, for the progress line and the log.
+"""What this process has done since it started, for the progress line, the log and `/metrics`.
 
 Not for billing: the exact counts are in ClickHouse, and `meterline audit` proves them.
 """
@@ -6,8 +6,22 @@ Not for billing: the exact counts are in ClickHouse, and `meterline audit` prove
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+
+from prometheus_client import Histogram
+
+_EPOCH_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0)
+_PUBLISH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0)
+
+
+def _histogram(what: str, buckets: tuple[float, ...]) -> Histogram:
+    texts = {
+        "epoch": "from one durable epoch to the next",
+        "publish": "to insert one block, retries included",
+    }
+    return Histogram(f"meterline_{what}_seconds", f"Seconds {texts[what]}.", buckets=buckets, registry=None)
 
 
 @dataclass(slots=True)
@@ -23,7 +37,16 @@ class Counters:
     alerts: int = 0
     epochs: int = 0
     published_rows: int = 0
+    sink_retries: int = 0
+    snapshot_bytes: int = 0
     event_time_ms: int = 0
+    partitions: int = 0
+    """Input partitions that this process reads; a worker may have none."""
+    lag: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Messages of each Kafka partition that are there and not read yet, as last heard from the broker."""
+    epoch_closed_at: float = field(default_factory=time.monotonic)
+    epoch_seconds: Histogram = field(default_factory=lambda: _histogram("epoch", _EPOCH_BUCKETS))
+    publish_seconds: Histogram = field(default_factory=lambda: _histogram("publish", _PUBLISH_BUCKETS))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, **amounts: int) -> None:
@@ -31,6 +54,25 @@ class Counters:
         with self._lock:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
+
+    def close_epoch(self, number: int) -> None:
+        """One of the partitions closes its epoch `number`; the first to do so closes it for all."""
+        with self._lock:
+            if number <= self.epochs:
+                return
+            self.epochs = number
+            now = time.monotonic()
+            seconds, self.epoch_closed_at = now - self.epoch_closed_at, now
+        self.epoch_seconds.observe(seconds)
+
+    def published(self, rows: int, seconds: float) -> None:
+        """A block stands in ClickHouse, `seconds` after it was first sent."""
+        self.add(published_rows=rows)
+        self.publish_seconds.observe(seconds)
+
+    def retried(self) -> None:
+        """A block was refused, or nobody answered, and it is sent again."""
+        self.add(sink_retries=1)
 
     def quarantine(self, reasons: dict[str, int]) -> None:
         """Add quarantined lines by reason."""

@@ -23,6 +23,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from dataflows.batch import Partition, RawBatch
+from dataflows.counters import PROCESS
 from dataflows.file_source import AbsentPartition, FileState, InputError
 from dataflows.lifecycle import EpochLifecycle, Turn
 
@@ -149,7 +150,16 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         self._durable.append(self._next_offset)
         if durable is not None:
             self._commit(durable)
+        self._tell_lag()
         return (-1 if self._next_offset is None else self._next_offset, 0)
+
+    def _tell_lag(self) -> None:
+        """Note how much is left to read, as the last fetch said: no question to the broker."""
+        topic = TopicPartition(self._partition.source, self._partition.number)
+        low, high = self._consumer.get_watermark_offsets(topic, cached=True) or (0, 0)
+        if high >= 0:
+            lag = max(0, high - max(self._next_offset or 0, low))
+            PROCESS.lag[self._partition.source, self._partition.number] = lag
 
     def close(self) -> None:
         """Leave the broker. Nothing is committed here: this epoch may never become durable."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from enum import Enum
 
+from dataflows.counters import PROCESS
+
 STOPPING = threading.Event()
 """Set when the process was asked to stop: every input of this process then ends where it is."""
 
@@ -30,11 +32,13 @@ class EpochLifecycle:
         self._epoch = 0
         self._awake = False
         self._ended_in: int | None = None
+        PROCESS.add(partitions=1)
 
     def close_epoch(self) -> None:
         """Call from `snapshot`."""
         self._epoch += 1
         self._awake = False
+        PROCESS.close_epoch(self._epoch)
 
     def sent(self) -> None:
         """Call when a batch leaves: it wakes every step of this epoch, as a heartbeat would."""

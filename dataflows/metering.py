@@ -187,5 +187,5 @@ def _sink(job: Job) -> MeteringSink:
         partial(connect, address),
         job.routes.open,
         wall_clock_ms,
-        lambda rows: PROCESS.add(published_rows=rows),
+        PROCESS,
     )

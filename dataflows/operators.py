@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from bytewax.operators import StatefulBatchLogic
 
+from dataflows.counters import PROCESS
 from dataflows.dedupe import ENTRY_DTYPE, DedupeIndex
 from dataflows.segments import Manifest, SegmentLog, manifest_from_json, manifest_to_json
 from dataflows.steps import HOUR_MS, Judged, ShardSlice, SpendSlice, Tick, conflict_rows, verdict_frames
@@ -189,6 +190,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         if len(added):
             times = added["time_ms"]
             self._log.segments.append(added.tobytes(), int(times.min()), int(times.max()))
+            PROCESS.add(snapshot_bytes=added.nbytes)
         before_ms = self._marks.close() - self._keep_ms
         self._index.forget(before_ms)
         self._log.segments.drop_before(before_ms)
@@ -279,6 +281,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
         if changed:
             block = _windows_to_bytes([(key, self._book.windows[key]) for key in changed])
             self._log.segments.append(block, 0, 0)
+            PROCESS.add(snapshot_bytes=len(block))
             self._records += len(changed)
         sys.audit("meterline.step", "spend: after snapshot")
         return self._log.state(self._marks).to_json()

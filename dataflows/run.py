@@ -26,6 +26,7 @@ from rich.text import Text
 from dataflows.counters import PROCESS, Counters
 from dataflows.lifecycle import STOPPING
 from dataflows.metering import build_flow
+from dataflows.metrics import serving_metrics
 from dataflows.start import OPERATOR_ERRORS, Job
 from dataflows.supervise import end_with_parent
 from sinks.clickhouse import ClickHouseUnavailableError, connect
@@ -80,7 +81,12 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
     epoch = timedelta(seconds=float(job.plan.settings.metering.epoch_interval_seconds))
     recovery = RecoveryConfig(str(job.state.recovery), timedelta(0))
     details = job.state.directory / f"crash-{process_id or 0}.log"
-    with _progress(PROCESS), _engine_output_to(details), _stopping_on_sigterm():
+    with (
+        serving_metrics(os.environ, process_id or 0, PROCESS, epoch.total_seconds()),
+        _progress(PROCESS),
+        _engine_output_to(details),
+        _stopping_on_sigterm(),
+    ):
         try:
             cli_main(
                 build_flow(job),

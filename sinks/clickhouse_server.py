@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.client import responses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from chdb.state.sqlitelike import Connection
 from waitress.server import create_server
@@ -37,8 +37,8 @@ from sinks.clickhouse_http import (
     read_statement,
 )
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+WSGIEnvironment: TypeAlias = dict[str, Any]
+StartResponse: TypeAlias = Callable[[str, list[tuple[str, str]]], Any]
 
 HOST = "127.0.0.1"
 THREADS = 8

@@ -19,7 +19,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from clickhouse_connect.driver.client import Client
 
 from pricing.cap import CapAlert
-from sinks.publish import BlockStage, Publisher, PublisherState
+from sinks.publish import BlockStage, Publisher, PublisherState, PublishObserver
 from sinks.rows import (
     Heartbeat,
     Progress,
@@ -63,13 +63,11 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         client: Client,
         post: AlertPost | None,
         now_ms: Callable[[], int],
-        on_published: Callable[[int], None],
     ) -> None:
         self._publisher = publisher
         self._client = client
         self._post = post
         self._now_ms = now_ms
-        self._on_published = on_published
         self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
         self._alerts: list[CapAlert] = []
         self._durable_alerts: list[CapAlert] = []
@@ -113,9 +111,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         # Progress is staged last, so that it never claims what is not there yet.
         moved = [_progress_row(name, self._progress[name]) for name in self._moved]
         self._publisher.collect("source_progress", progress_rows(moved, now_ms))
-        before = self._publisher.published_rows
         pending = self._publisher.turn_epoch()
-        self._on_published(self._publisher.published_rows - before)
         self._hand_over([alert_id for alert_id, _ in delivered])
         memory: dict[str, Any] = {
             "progress": self._progress,
@@ -178,14 +174,14 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         connect: Callable[[], Client],
         open_post: Callable[[], AlertPost],
         now_ms: Callable[[], int],
-        on_published: Callable[[int], None],
+        observer: PublishObserver,
     ) -> None:
         self._partitions = partitions
         self._staged = staged
         self._connect = connect
         self._open_post = open_post
         self._now_ms = now_ms
-        self._on_published = on_published
+        self._observer = observer
 
     def list_parts(self) -> list[str]:
         """Names of the partitions; their number may grow, never shrink."""
@@ -198,9 +194,9 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
     def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> MeteringPartition:
         """Connect, and publish what an earlier run left pending."""
         client = self._connect()
-        publisher = Publisher(client, BlockStage(self._staged, for_part))
+        publisher = Publisher(client, BlockStage(self._staged, for_part), observer=self._observer)
         post = self._open_post() if for_part == "sink-00" else None
-        partition = MeteringPartition(publisher, client, post, self._now_ms, self._on_published)
+        partition = MeteringPartition(publisher, client, post, self._now_ms)
         state = (
             PublisherState.from_json(resume_state)
             if resume_state

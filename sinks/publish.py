@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
@@ -123,7 +123,33 @@ class BlockStage:
         self._doomed.append([])
 
 
-def insert_block(client: Client, block: StagedBlock, data: bytes, sleep: Callable[[float], None]) -> None:
+class PublishObserver(Protocol):
+    """Who counts what is published."""
+
+    def published(self, rows: int, seconds: float) -> None:
+        """A block stands, `seconds` after it was first sent."""
+
+    def retried(self) -> None:
+        """An insert failed and is tried again."""
+
+
+class Unobserved:
+    """Counts nothing."""
+
+    def published(self, rows: int, seconds: float) -> None:
+        """Nothing."""
+
+    def retried(self) -> None:
+        """Nothing."""
+
+
+def insert_block(
+    client: Client,
+    block: StagedBlock,
+    data: bytes,
+    sleep: Callable[[float], None],
+    observer: PublishObserver,
+) -> None:
     """Insert one block under its token, again and again while ClickHouse is away.
 
     Raises:
@@ -146,6 +172,7 @@ def insert_block(client: Client, block: StagedBlock, data: bytes, sleep: Callabl
                     f"{RETRY_SECONDS_MAX} seconds; they stay staged, and the next run publishes them. "
                     f"The last error was: {_first_line(exc)}"
                 ) from exc
+            observer.retried()
             pause = _RETRY_PAUSE_SECONDS[min(attempt, len(_RETRY_PAUSE_SECONDS) - 1)]
             attempt += 1
             _log.warning(
@@ -159,6 +186,7 @@ def insert_block(client: Client, block: StagedBlock, data: bytes, sleep: Callabl
             )
             sleep(pause)
         else:
+            observer.published(block.rows, time.monotonic() - started)
             return
 
 
@@ -188,14 +216,18 @@ class Publisher:
     """The deferred-publish protocol of one sink partition: `collect` rows, `turn_epoch` at its snapshot."""
 
     def __init__(
-        self, client: Client, stage: BlockStage, sleep: Callable[[float], None] = time.sleep
+        self,
+        client: Client,
+        stage: BlockStage,
+        sleep: Callable[[float], None] = time.sleep,
+        observer: PublishObserver | None = None,
     ) -> None:
         self._client = client
         self._stage = stage
         self._sleep = sleep
+        self._observer = observer or Unobserved()
         self._frames: dict[str, list[pl.DataFrame]] = {}
         self._pending: tuple[StagedBlock, ...] = ()
-        self.published_rows = 0
 
     def resume(self, pending: tuple[StagedBlock, ...]) -> None:
         """Publish what the last durable epoch of an earlier run staged; it may be there already."""
@@ -222,9 +254,8 @@ class Publisher:
     def _publish(self, blocks: tuple[StagedBlock, ...]) -> None:
         for block in blocks:
             sys.audit("meterline.step", f"insert {block.table}: before")
-            insert_block(self._client, block, self._stage.read(block), self._sleep)
+            insert_block(self._client, block, self._stage.read(block), self._sleep, self._observer)
             sys.audit("meterline.step", f"insert {block.table}: accepted")
-            self.published_rows += block.rows
 
     def _staged(self) -> Iterator[StagedBlock]:
         frames, self._frames = self._frames, {}

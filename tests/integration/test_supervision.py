@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import time
 import zlib
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
+import httpx
 import pytest
 
 from dataflows.supervise import EXIT_REFUSED, STEADY_SECONDS, RestartBudget
@@ -171,3 +174,33 @@ def test_1_to_2_to_3_to_1_workers_keep_the_totals(tmp_path: Path, server: ClickH
         for path in held[number : number + 1]:
             path.with_suffix(".later").rename(path)
     assert_agrees(place, expected_of(place))
+
+
+def two_free_ports() -> int:
+    """A port that is free, like its successor, and from which no system hands out ports by itself."""
+    for port in random.sample(range(20_000, 32_000), 50):
+        with contextlib.suppress(OSError):
+            for number in (port, port + 1):
+                socket.create_server(("127.0.0.1", number)).close()
+            return port
+    raise AssertionError("fifty ports in use")
+
+
+def test_each_worker_serves_its_own_metrics(tmp_path: Path, server: ClickHouseProcess) -> None:
+    place = place_with_traffic(tmp_path / "metrics", server, 706, events=2_000)
+    port = two_free_ports()
+    flags = ["--workers", "2", "--follow", "--metrics-port", str(port)]
+    child = place.start(source_of(place), *flags)
+    expected = expected_of(place)
+    until(lambda: published(place) == len(expected.priced), "everything is published")
+    pages = [httpx.get(f"http://127.0.0.1:{port + number}/metrics").text for number in (0, 1)]
+    health = [httpx.get(f"http://127.0.0.1:{port + number}/healthz").status_code for number in (0, 1)]
+    child.terminate()
+    _, stderr = child.communicate(timeout=JOB_SECONDS)
+    assert child.returncode == 0, stderr.decode()
+    read = [
+        float(value)
+        for page in pages
+        for value in re.findall(r"^meterline_read_total (\S+)", page, re.MULTILINE)
+    ]
+    assert (sum(read), min(read) > 0, health) == (expected.read, True, [200, 200])
