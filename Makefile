@@ -63,9 +63,10 @@ lint: $(STAMP) ## Check lint rules, formatting and types
 check: lint test ## Everything that has to hold before a commit: lint, tests and, where there are any, small benchmarks
 	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks --smoke; fi
 
-crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, then crash the job at a thousand drawn steps
+crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the job at a thousand steps, kill its processes
 	@$(BIN)/python -m tests.simulation.crash --mutations
 	@$(BIN)/python -m tests.simulation.crash $(ARGS)
+	@$(BIN)/python -m tests.simulation.processes
 
 bench: $(STAMP) ## Run the benchmarks in full
 	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks $(ARGS); \

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,26 @@ class Place:
             return [tuple(row) for row in client.query(sql).result_rows]
         finally:
             client.close()
+
+
+def children_of(pid: int) -> list[int]:
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = (line.split() for line in table.stdout.splitlines())
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + JOB_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def published(place: Place) -> int:
+    try:
+        return int(place.ask("SELECT count() FROM priced_events")[0][0])
+    except Exception:  # noqa: BLE001  # the tables are not there yet
+        return 0
 
 
 def what_stands(place: Place) -> dict[str, Any]:

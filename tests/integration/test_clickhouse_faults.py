@@ -13,8 +13,8 @@ import pytest
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrate
 from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
-from tests.integration.running import JOB_SECONDS, assert_agrees
-from tests.integration.test_supervision import expected_of, place_with_traffic, published, source_of, until
+from tests.integration.running import JOB_SECONDS, assert_agrees, published, until
+from tests.integration.test_supervision import expected_of, place_with_traffic, source_of
 from tests.misbehaving_proxy import FAULTS, MisbehavingProxy
 
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its stubs
+from confluent_kafka import Producer
 
 from dataflows.traffic import TrafficShape, generate
 from tests.auditor import audit, load_config
-from tests.auditor_event import Line, lines_of_message
 from tests.integration.running import Place, assert_agrees
+from tests.integration.topics import PARTITIONS, make_topic, read_back
 
-PARTITIONS = 4
 EVENTS_PER_MESSAGE = 50
-
-
-def make_topic(bootstrap: str, topic: str) -> None:
-    if os.environ.get("METERLINE_TEST_KAFKA"):
-        admin = AdminClient({"bootstrap.servers": bootstrap})
-        admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
 
 
 def produce(bootstrap: str, topic: str, seed: int) -> None:
@@ -44,24 +35,6 @@ def produce(bootstrap: str, topic: str, seed: int) -> None:
         producer.produce(topic, None, key=b"gone", partition=number)
         producer.produce(topic, b" \n", partition=number)
     assert producer.flush(30) == 0
-
-
-def read_back(bootstrap: str, topic: str) -> list[Line]:
-    """Every line of the topic with the broker's timestamps, partition by partition."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test", "enable.partition.eof": True})
-    lines: list[Line] = []
-    for number in range(PARTITIONS):
-        consumer.assign([TopicPartition(topic, number, 0)])
-        while True:
-            message = consumer.poll(30)
-            assert message is not None
-            if message.error():
-                break
-            offset = message.offset()
-            assert offset is not None
-            lines += lines_of_message(topic, number, offset, message.value() or b"", message.timestamp()[1])
-    consumer.close()
-    return lines
 
 
 def test_a_topic_of_many_events_a_message_agrees_with_the_auditor(

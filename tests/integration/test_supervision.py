@@ -9,10 +9,9 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
-from tests.integration.running import JOB_SECONDS, Place, assert_agrees
+from tests.integration.running import JOB_SECONDS, Place, assert_agrees, children_of, published, until
 
 FILES = 4
 _TENANT = re.compile(rb'"tenant_id": ?"[^"]*"')
@@ -77,26 +76,6 @@ def source_of(place: Place) -> str:
 def expected_of(place: Place) -> Audit:
     lines = [line for path in sorted(place.root.glob("events-*")) for line in lines_of_file(path)]
     return audit(lines, load_config(place.config), now_ms=time.time_ns() // 1_000_000)
-
-
-def children_of(pid: int) -> list[int]:
-    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
-    pairs = (line.split() for line in table.stdout.splitlines())
-    return [int(child) for child, parent in pairs if int(parent) == pid]
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + JOB_SECONDS
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
-def published(place: Place) -> int:
-    try:
-        return int(place.ask("SELECT count() FROM priced_events")[0][0])
-    except Exception:  # noqa: BLE001  # the tables are not there yet
-        return 0
 
 
 def logged(stderr: str, message: str) -> list[dict[str, object]]:
