@@ -83,7 +83,9 @@ class Supervisor:
                 self._start()
                 codes = self._wait()
                 failed = [code for code in codes if code]
-                if not failed:
+                # SIGTERM ends a worker that is not ready to drain yet: a cluster with such a one never began.
+                never_began = self._stop_at is not None and -signal.SIGTERM in failed
+                if not failed or never_began:
                     return 0
                 refused = EXIT_REFUSED in failed
                 code = EXIT_REFUSED if refused else _shell_code(failed[0])
