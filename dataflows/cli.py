@@ -162,8 +162,7 @@ def run(workers: int, follow: bool | None) -> None:  # noqa: FBT001  # click pas
         sys.exit(EXIT_FAILED)  # the worker has said why
     if code:
         raise JobFailedError(
-            f"a worker ended with code {code}, not for the first time; "
-            "the next run goes on from the last durable epoch"
+            f"a worker ended with code {code}; the next run goes on from the last durable epoch"
         )
     drain_alerts(job)
 

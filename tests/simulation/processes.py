@@ -102,8 +102,8 @@ def end_once(place: Place, source: str, chance: random.Random) -> str:
         for worker in everyone if how == "job" else []:
             _kill(worker)
     _, stderr = child.communicate(timeout=JOB_SECONDS)  # also until its workers have let go of the pipe
-    asked = how in ("worker", "sigterm")
-    fine = (0, -signal.SIGTERM) if asked else (-signal.SIGKILL,)  # a signal may come before Python is up
+    # A signal may come before Python is up; and a job that has to stop with a dead worker says so, and 1.
+    fine = {"sigterm": (0, -signal.SIGTERM), "worker": (0, 1)}.get(how, (-signal.SIGKILL,))
     assert child.returncode in fine, (how, child.returncode, stderr.decode()[-2000:])
     return f"{how}, {workers}w"
 
