@@ -38,6 +38,7 @@ from dataflows.steps import (
     ShardSlice,
     SpendSlice,
     rate_events,
+    refuse_unpriced,
     split_by_shard,
     split_by_tenant,
 )
@@ -73,7 +74,7 @@ def build_flow(job: Job) -> Dataflow:
 
     dataflow = Dataflow("metering")
     raw = op.input("read", dataflow, _source(job))
-    decoded = op.map("decode", raw, partial(_decode, bounds=bounds))
+    decoded = op.map("decode", raw, partial(_decode, bounds=bounds, card=card))
     by_key = op.flat_map("by_key", decoded, partial(_by_key, state=state))
     judged = op.stateful_batch("dedupe", by_key, partial(_dedupe_shard, job=job))
     rated = op.map_value("rate", judged, partial(_rate, card=card, settings=settings))
@@ -98,8 +99,8 @@ def _source(job: Job) -> FixedPartitionedSource[RawBatch, FileState]:
     return FileSource(job.state.partitions, job.chosen, job.plan.follow, wall_clock_ms)
 
 
-def _decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
-    decoded = decode(batch, bounds)
+def _decode(batch: RawBatch, bounds: TimeBounds, card: RateCard) -> Decoded:
+    decoded = refuse_unpriced(decode(batch, bounds), card)
     PROCESS.add(read=decoded.read)
     PROCESS.unknown(decoded.unknown_fields)
     _count_quarantine(decoded.quarantined["reason"].value_counts().rows())

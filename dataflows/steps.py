@@ -6,7 +6,7 @@ Nothing here keeps state or does IO; `dataflows.operators` holds the two steps t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -194,25 +194,38 @@ def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
     )
 
 
+def refuse_unpriced(decoded: Decoded, card: RateCard) -> Decoded:
+    """The batch without the events that the card has no rate for: they wait in quarantine as `unpriced`.
+
+    Before dedupe, so that such an event claims no key: once the card knows its model, it is put through
+    again (`meterline requeue`), and must not be taken for a copy of itself.
+    """
+    known = _rules_of(decoded.events, card) >= 0
+    if known.all():
+        return decoded
+    refused = refuse(
+        decoded.events.filter(~known),
+        QuarantineReason.UNPRICED,
+        pl.concat_str(
+            pl.lit("the rate card has no rate for model "), "model", pl.lit(" of provider "), "provider"
+        ),
+    )
+    quarantined = pl.concat([decoded.quarantined, refused])
+    return replace(decoded, events=decoded.events.filter(known), quarantined=quarantined)
+
+
 def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention_hours: int) -> Rated:
-    """Amounts for every original that the card knows; the others wait in quarantine as `unpriced`.
+    """Amounts for every original.
 
     Adds `billable`, `credits`, `cost`, `price`, `multiplier`, `day_start_ms` and `late`.
+
+    Raises:
+        ValueError: the card has no rate for one of them (see `refuse_unpriced`).
     """
     events = judged.originals
     rule = _rules_of(events, card)
-    known = rule >= 0
-    quarantined = judged.conflicts
-    if not known.all():
-        refused = refuse(
-            events.filter(~known),
-            QuarantineReason.UNPRICED,
-            pl.concat_str(
-                pl.lit("the rate card has no rate for model "), "model", pl.lit(" of provider "), "provider"
-            ),
-        )
-        quarantined = pl.concat([quarantined, refused])
-        events, rule = events.filter(known), rule[known]
+    if (rule < 0).any():
+        raise ValueError("an event without a rate came as far as rating")
     hit = (events["cache_status"] == "hit").to_numpy()
     billable = (events["status"] == "success").to_numpy()
     if limits.feature.exclude_cache_from_billing:
@@ -232,7 +245,7 @@ def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention
         day_start_ms=pl.Series(starts),
         late=pl.Series(late),
     )
-    return Rated(judged.shard, judged.tick, priced, judged.duplicates, quarantined)
+    return Rated(judged.shard, judged.tick, priced, judged.duplicates, judged.conflicts)
 
 
 def _rules_of(events: pl.DataFrame, card: RateCard) -> Int64s:

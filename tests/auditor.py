@@ -302,12 +302,12 @@ class _Auditor:
         try:
             event = read_event(line.raw)
             self._check_time(event.timestamp, line)
+            rule = self.settings.rule(event)
             partition = (line.source, line.partition)
             self.watermarks[partition] = max(event.timestamp, self.watermarks.get(partition, 0))
             if self._is_copy(event):
                 self.audit.duplicates.append(line.position)
                 return
-            rule = self.settings.rule(event)
         except RejectedError as rejected:
             self.audit.quarantined.append((line.position, rejected.args[0]))
             return

@@ -25,6 +25,7 @@ from dataflows.steps import (
     key_hashes,
     peak_of,
     rate_events,
+    refuse_unpriced,
     split_by_shard,
     split_by_tenant,
     verdict_frames,
@@ -268,7 +269,20 @@ def test_an_event_is_late_once_the_watermark_is_past_its_days_end_and_the_retent
     assert rated(events, settings_of(overrides), retention_hours=2).priced["late"].to_list() == [late]
 
 
-def test_what_the_card_does_not_know_is_quarantined_and_the_rest_is_rated() -> None:
+def test_what_the_card_does_not_know_waits_before_it_can_claim_a_key() -> None:
+    events = [fields(idempotency_key="a"), fields(idempotency_key="b", model="unheard-of", provider="x")]
+    card = compile_card(settings_of().pricing.rules)
+    found = refuse_unpriced(decoded(*events), card)
+    assert (found.read, found.events["idempotency_key"].to_list()) == (2, ["a"])
+    (waiting,) = found.quarantined.iter_rows(named=True)
+    assert waiting["reason"] == "unpriced"
+    assert waiting["detail"] == "the rate card has no rate for model unheard-of of provider x"
+    assert waiting["raw"] == json.dumps(events[1]).encode()
+    with pytest.raises(ValueError, match="without a rate"):
+        rated(judged(*events), settings_of())
+
+
+def test_the_providers_own_rule_wins_and_what_is_not_billable_costs_all_the_same() -> None:
     rules = (
         "[{model: gpt-4o, input_rate: 1, output_rate: 2},"
         " {provider: azure, model: gpt-4o, input_rate: 3, output_rate: 0, multiplier: 1.5}]"
@@ -277,7 +291,6 @@ def test_what_the_card_does_not_know_is_quarantined_and_the_rest_is_rated() -> N
         fields(idempotency_key="a", input_tokens=10, output_tokens=1),
         fields(idempotency_key="b", provider="azure", input_tokens=10, output_tokens=1),
         fields(idempotency_key="c", provider="other", input_tokens=10, output_tokens=1),
-        fields(idempotency_key="d", model="unheard-of", provider="x"),
         fields(idempotency_key="e", input_tokens=10, output_tokens=1, status="error"),
         fields(idempotency_key="f", input_tokens=10, output_tokens=1, cache_status="hit"),
     ]
@@ -290,10 +303,6 @@ def test_what_the_card_does_not_know_is_quarantined_and_the_rest_is_rated() -> N
         ("e", Decimal(12), Decimal(0), Decimal(1), False),
         ("f", Decimal(0), Decimal(0), Decimal(1), False),
     ]
-    (waiting,) = found.quarantined.iter_rows(named=True)
-    assert waiting["reason"] == "unpriced"
-    assert waiting["detail"] == "the rate card has no rate for model unheard-of of provider x"
-    assert waiting["raw"] == json.dumps(events[3]).encode()
 
 
 def test_amounts_beyond_64_bits_are_exact_beside_small_ones() -> None:

@@ -3,8 +3,8 @@
     python -m tests.simulation.fuzz --seed 1 --lines 1000000
 
 Lines are those of a generated day, most of them bent: bytes flipped, cut, doubled or inserted, values
-exchanged for odd ones, two lines spliced, and plain noise. Hypothesis searches small cases in tests/metering and
-tests/dataflows; this is the wide net.
+exchanged for odd ones, two lines spliced, and plain noise. Hypothesis searches small cases in
+tests/metering and tests/dataflows; this is the wide net.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DAY = date(2026, 3, 17)
 _ODD_TOKENS = r"""
 null true false 0 -0 -1 1.0 1e2 1E400 -1e-400 0.1 00 01 +1 1. .5 NaN Infinity -Infinity
 9007199254740993 9223372036854775807 9223372036854775808 18446744073709551616 1e18
-1234567890123456789012345678 "" "\u0000" "\ud800" "\udc00\ud800" "\u00e9" "\"" "1" "null" {} [] [[]] {"a":1} {"":null}
-[1,2] {"input_tokens":5}
+1234567890123456789012345678 "" "\u0000" "\ud800" "\udc00\ud800" "\u00e9" "\"" "1" "null" {} [] [[]]
+{"a":1} {"":null} [1,2] {"input_tokens":5}
 "2026-03-17T10:00:00Z" "2026-02-30T10:00:00Z" "2026-03-17T23:59:60Z" "0001-01-01T00:00:00Z" "1970-01-01"
 "9999-12-31T23:59:59.999999999+00:00"
 """
