@@ -45,9 +45,10 @@ CHUNK_LINES = 65_536
 class TrafficSummary:
     """What stands in a generated day, so that what a job found can be compared with it.
 
-    `originals` are the distinct events, those of a model without a rate (`unpriced`) included;
-    `cache_hits` and `failures` count the priced ones among them, `late_arrivals` all that came 5
-    minutes or more after their time. `quarantine_reasons` counts every line that must be quarantined.
+    `originals` are the distinct events, those of a model without a rate included. `unpriced` are the lines
+    of such a model, `unpriced_copies` the copies among them, which `duplicates` leaves out. `cache_hits` and
+    `failures` count the priced originals, `late_arrivals` all that came 5 minutes or more after their time.
+    `quarantine_reasons` counts every line that must be quarantined.
     """
 
     lines: int
@@ -59,6 +60,7 @@ class TrafficSummary:
     malformed: int
     future: int
     unpriced: int
+    unpriced_copies: int
     cache_hits: int
     failures: int
     late_arrivals: int
@@ -67,7 +69,7 @@ class TrafficSummary:
     @property
     def priced(self) -> int:
         """Rows that must come out of the day."""
-        return self.originals - self.unpriced
+        return self.originals - (self.unpriced - self.unpriced_copies)
 
 
 def generate(shape: TrafficShape) -> Iterator[bytes]:
@@ -98,12 +100,13 @@ def write_day(shape: TrafficShape, path: Path) -> TrafficSummary:
         lines=shape.events,
         bytes=counts["bytes"],
         originals=shape.originals,
-        duplicates=shape.duplicates,
+        duplicates=shape.duplicates - counts["unpriced_duplicates"],
         duplicates_next_day=counts["duplicates_next_day"],
-        conflicts=shape.conflicts,
+        conflicts=counts["reason idempotency_conflict"],
         malformed=shape.malformed,
         future=shape.future_events,
         unpriced=counts["reason unpriced"],
+        unpriced_copies=counts["unpriced_copies"],
         cache_hits=counts["cache_hits"],
         failures=counts["failures"],
         late_arrivals=counts["late_arrivals"],
@@ -134,15 +137,18 @@ def _chunks(shape: TrafficShape) -> Iterator[tuple[bytes, Counter[str]]]:
 
 def _found(shape: TrafficShape, rows: Arrivals, usage: Usage) -> Counter[str]:
     original = rows.role == Role.ORIGINAL
-    priced = original & (usage.model != PREVIEW)
+    duplicate, conflict = rows.role == Role.DUPLICATE, rows.role == Role.CONFLICT
+    unpriced = (original | duplicate | conflict) & (usage.model == PREVIEW)
+    priced = original & ~unpriced
     counted = {
         "cache_hits": priced & usage.hit,
         "failures": priced & (usage.status > 0),
         "late_arrivals": original & (rows.lag_ms >= LATE_MS_MIN),
-        "duplicates_next_day": (rows.role == Role.DUPLICATE)
-        & (rows.event_ms >= day_start_ms(shape) + DAY_MS),
-        "reason unpriced": original & (usage.model == PREVIEW),
-        "reason idempotency_conflict": rows.role == Role.CONFLICT,
+        "duplicates_next_day": duplicate & (rows.event_ms >= day_start_ms(shape) + DAY_MS),
+        "unpriced_copies": unpriced & ~original,
+        "unpriced_duplicates": unpriced & duplicate,
+        "reason unpriced": unpriced,
+        "reason idempotency_conflict": conflict & ~unpriced,
         "reason timestamp_in_future": rows.role == Role.FUTURE,
     }
     return Counter({name: int(np.count_nonzero(those)) for name, those in counted.items()})

@@ -77,10 +77,10 @@ NOISE = {"timestamp": NOON_MS + 1, "latency_ms": 9, "retry_count": 3, "attribute
         # What never became an event is nobody's first.
         ([{"output_tokens": -1}, FIRST], "out_of_range priced"),
         ([{"timestamp": LATER_MS + DAY_MS}, {"timestamp": LATER_MS}], "timestamp_in_future priced"),
-        # An unpriced event is one.
-        ([{"model": "new"}, {"model": "new"}], "unpriced duplicate"),
-        ([{"model": "new"}, FIRST], "unpriced idempotency_conflict"),
-        ([FIRST, {"model": "new"}], "priced idempotency_conflict"),
+        # Nor is an unpriced one: it claims no key, so it can be put through again once there is a rate.
+        ([{"model": "new"}, {"model": "new"}], "unpriced unpriced"),
+        ([{"model": "new"}, FIRST], "unpriced priced"),
+        ([FIRST, {"model": "new"}], "priced unpriced"),
         # Nothing is guessed about a model: case counts.
         ([{"model": "GPT-4o"}], "unpriced"),
         ([{"model": "new", "status": "error"}], "unpriced"),
@@ -256,8 +256,8 @@ KEPT_UNTIL_MS = NOON_MS + 12 * HOUR_MS + 72 * HOUR_MS
         # Neither does one that is not believed, nor what is no event.
         ([("p", 0, LATER_MS + DAY_MS, {})], False),
         ([("p", 0, KEPT_UNTIL_MS + 1, {"output_tokens": -1})], False),
-        # An unpriced event is believed.
-        ([("p", 0, KEPT_UNTIL_MS + 1, {"model": "new"})], True),
+        # Nor one that waits for its rate.
+        ([("p", 0, KEPT_UNTIL_MS + 1, {"model": "new"})], False),
         # Time never runs back.
         ([("p", 0, KEPT_UNTIL_MS + 1, {}), ("p", 0, NOON_MS, {"idempotency_key": "x"})], True),
     ],
