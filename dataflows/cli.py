@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from dataflows.alerts import wall_clock_ms
 from dataflows.audit import audit
 from dataflows.check import check_everything
 from dataflows.connections import (
@@ -47,9 +48,12 @@ from dataflows.report import (
     render_text,
     spend_report,
 )
+from dataflows.requeue import finish_begun, requeue, waiting_lines
+from dataflows.requeue_file import describe, export_lines, read_repaired
 from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, log_to_stderr, run_job, run_worker
 from dataflows.start import OPERATOR_ERRORS, held_descriptors, prepare
 from dataflows.supervise import EXIT_REFUSED, Supervisor
+from metering.event import QuarantineReason
 from pricing.settings import thresholds
 from sinks.clickhouse import ClickHouseAddress, ClickHouseUnavailableError, connect, parse_address
 from sinks.migrate import migrate
@@ -279,6 +283,56 @@ def clickhouse_command(directory: Path, port: int) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     serve(directory.absolute(), port, announce)
+
+
+@main.command(name="requeue")
+@config_option
+@source_option
+@clickhouse_option
+@state_option
+@click.option(
+    "--reason", type=click.Choice([reason.value for reason in QuarantineReason]), help="lines of this reason"
+)
+@click.option("--tenant", default="", help="of this tenant alone")
+@click.option(
+    "--export", type=click.Path(path_type=Path, dir_okay=False), help="write them here for repair, no more"
+)
+@click.option(
+    "--from",
+    "repaired",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="put through what was exported and repaired",
+)
+def requeue_command(reason: str | None, tenant: str, export: Path | None, repaired: Path | None) -> None:
+    """Put quarantined lines through the job again: those that can be priced by now, or were repaired.
+
+    The job that uses the state directory must be stopped meanwhile. What cannot be priced stays in
+    quarantine. Doing it again does nothing more.
+    """
+    if (reason is None) == (repaired is None):
+        raise click.UsageError("give --reason, or --from with a repaired export")
+    if export is not None:
+        if reason is None:
+            raise click.UsageError("--export needs --reason")
+        client = connect(_existing())
+        try:
+            count = export_lines(waiting_lines(client, reason, tenant), export)
+        finally:
+            client.close()
+        click.echo(f"{count} lines written to {export}: repair `raw`, then requeue --from {export}")
+        return
+    job = prepare(os.environ)
+    client = connect(job.plan.clickhouse)
+    try:
+        begun = finish_begun(job, client, run_job)
+        pages = (
+            read_repaired(repaired) if repaired is not None else waiting_lines(client, reason or "", tenant)
+        )
+        done = requeue(job, client, pages, wall_clock_ms(), run_job)
+    finally:
+        client.close()
+    for text in describe(done, begun):
+        click.echo(text)
 
 
 @main.command(name="audit")

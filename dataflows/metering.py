@@ -32,6 +32,7 @@ from dataflows.operators import DedupeLogic, SpendLogic, SpendOutput, new_book
 from dataflows.start import Job, prepare_or_exit
 from dataflows.state import JobState
 from dataflows.steps import (
+    DAY_MS,
     HOUR_MS,
     Judged,
     Rated,
@@ -49,8 +50,6 @@ from pricing.settings import Settings, thresholds
 from sinks.clickhouse import connect
 from sinks.metering_sink import MeteringSink
 from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
-
-DAY_MS = 24 * HOUR_MS
 
 
 def flow() -> Dataflow:

@@ -36,6 +36,7 @@ from pricing.settings import LimitSettings, timezone_for
 from pricing.windows import day_windows
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 _CONTENT_STRINGS = tuple(name for name in STRING_FIELDS if name not in ("idempotency_key", "tenant_id"))
 _CONTENT_INTEGERS = tuple(name for name in INTEGER_FIELDS if name not in ("latency_ms", "retry_count"))
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the usual odd constant of Fibonacci hashing

@@ -1,0 +1,204 @@
+"""The way out of quarantine: what can be priced by now, or was repaired, is priced once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV
+from dataflows.requeue import requeue, waiting_lines
+from dataflows.start import Job, prepare, release
+from dataflows.state import LOCK_HELD_ENV
+from sinks.clickhouse import connect
+from tests.auditor import audit, load_config
+from tests.auditor_event import lines_of_file
+from tests.clickhouse_process import running_clickhouse
+from tests.integration.running import QUICK, ROOT, Place, until, what_stands
+
+DAY_MS = 24 * 3_600_000
+NOON_MS = 1_773_748_800_000
+OLD_CARD = "pricing: {rules: [{model: old, input_rate: 0.001, output_rate: 0}]}\n" + QUICK
+NEW_CARD = OLD_CARD.replace("]}", ", {model: new, input_rate: 0.01, output_rate: 0}]}")
+
+
+def line(key: str, **fields: Any) -> str:
+    event = {
+        "idempotency_key": key,
+        "tenant_id": "acme",
+        "model": "new",
+        "timestamp": NOON_MS,
+        "input_tokens": 1,
+    }
+    return json.dumps({**event, "output_tokens": 0, **fields})
+
+
+def place_with(root: Path, *lines: str, served: str = "") -> Place:
+    """A place whose card knows `old` has read the lines; its card now knows `new` too."""
+    (root / "events.jsonl").write_text("\n".join(lines) + "\n")
+    place = Place(root, OLD_CARD, served=served)
+    code, stderr = place.run(f"file://{root}/events.jsonl")
+    assert code == 0, stderr
+    return replace(place, config=NEW_CARD)
+
+
+def requeued(place: Place, *flags: str) -> tuple[int, str]:
+    own = ["--config", f"{place.root}/meterline.yaml", "--source", f"file://{place.root}/events.jsonl"]
+    own += ["--clickhouse", place.clickhouse, "--state-dir", f"{place.root}/state"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dataflows.cli", "requeue", *own, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def usage(place: Place) -> list[tuple[str, Decimal]]:
+    return [
+        (row[0], row[1]) for row in place.ask("SELECT idempotency_key, u.price FROM usage AS u ORDER BY ALL")
+    ]
+
+
+def waiting(place: Place) -> list[str]:
+    return [
+        row[0] for row in place.ask("SELECT reason FROM quarantine WHERE resolved_at IS NULL ORDER BY reason")
+    ]
+
+
+def test_what_the_card_knows_by_now_stands_as_if_it_always_had(tmp_path: Path) -> None:
+    lines = [line(f"k{number}", model="new" if number % 3 else "old") for number in range(30)]
+    place = place_with(tmp_path, *lines, line("k1"), line("other", model="newer"), "no json")
+    assert len(usage(place)) == 10
+    code, text = requeued(place, "--reason", "unpriced")
+    assert code == 0, text
+    assert "21 put through the job" in text  # twenty, and a copy
+    assert "1 stay in quarantine: unpriced" in text
+    assert waiting(place) == ["invalid_json", "unpriced"]
+    expected = audit(
+        lines_of_file(tmp_path / "events.jsonl"), load_config(NEW_CARD), now_ms=time.time_ns() // 10**6
+    )
+    found = what_stands(place)
+    assert {key: row[:2] for key, row in found["priced"].items()} == {
+        key: (row.cost, row.price) for key, row in expected.priced.items()
+    }
+    assert all(expected.spend[key] == amount for key, amount in found["spend"].items())
+    code, again = requeued(place, "--reason", "unpriced")
+    assert (code, "0 put through" in again) == (0, True)
+    assert what_stands(place) == found
+
+
+def test_an_event_that_its_client_sent_again_is_resolved_and_not_priced_twice(tmp_path: Path) -> None:
+    place = place_with(tmp_path, line("k1"), line("k2"))
+    later = tmp_path / "later.jsonl"
+    # k1 came again with the new card; then so much time passed that the job forgot its key.
+    later.write_text(line("k1") + "\n" + line("x", timestamp=NOON_MS + 90 * DAY_MS) + "\n")
+    assert place.run(f"file://{later}")[0] == 0
+    assert place.run(f"file://{later}")[0] == 0
+    code, text = requeued(place, "--reason", "unpriced")
+    assert code == 0, text
+    assert "1 resolved: the same key was priced meanwhile" in text
+    assert (waiting(place), usage(place)) == ([], [(key, Decimal("0.01")) for key in ("k1", "k2", "x")])
+
+
+def test_an_export_is_repaired_by_hand_and_put_through(tmp_path: Path) -> None:
+    place = place_with(
+        tmp_path, line("k1", input_tokens=-5), line("k2", model="old"), line("k3", input_tokens=-6)
+    )
+    export = tmp_path / "export.jsonl"
+    code, text = requeued(place, "--reason", "out_of_range", "--export", str(export))
+    assert (code, "2 lines written" in text) == (0, True)
+    assert requeued(place, "--reason", "out_of_range", "--export", str(export))[0] == 1  # not written over
+    rows = [json.loads(row) for row in export.read_text().splitlines()]
+    rows[0]["raw"] = rows[0]["raw"].replace("-5", "5").replace(",", ",\n")
+    export.write_text("\n".join(map(json.dumps, rows)))
+    code, text = requeued(place, "--from", str(export))
+    assert code == 0, text
+    assert "1 put through" in text
+    assert "1 stay in quarantine: out_of_range" in text
+    assert usage(place) == [("k1", Decimal("0.05")), ("k2", Decimal("0.001"))]
+    code, text = requeued(place, "--from", str(export))
+    assert "1 do not wait in quarantine" in text
+    assert usage(place) == [("k1", Decimal("0.05")), ("k2", Decimal("0.001"))]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"source": "x"}', "line 1 of {path}: source_partition: Field required"),
+        ("\nno", "line 2 of {path}: the line: Invalid JSON"),
+        (
+            '{"source":"x","source_partition":0,"source_offset":1,"source_line":0,"raw_base64":"?"}',
+            "line 1 of {path}: raw_base64 is not base64",
+        ),
+        ('{"source":"x","source_partition":0,"source_offset":1,"source_line":0}', "either raw or raw_base64"),
+    ],
+)
+def test_a_mistake_in_a_repaired_file_stops_all_of_it(tmp_path: Path, content: str, sentence: str) -> None:
+    place = place_with(tmp_path, line("k1"))
+    (tmp_path / "repaired").write_text(content)
+    code, text = requeued(place, "--from", f"{tmp_path}/repaired")
+    assert code == 1
+    assert sentence.format(path=f"{tmp_path}/repaired") in text
+    assert "Traceback" not in text
+
+
+class CrashError(Exception):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("when", ["before the run", "after the run"])
+def test_a_requeue_that_crashed_is_finished_by_the_next(tmp_path: Path, when: str) -> None:
+    with running_clickhouse(tmp_path / "ch") as server:
+        place = place_with(tmp_path, line("k1"), line("k2"), served=server.url())
+
+        def crash(job: Job) -> None:
+            if when == "after the run":
+                sharing_the_lock = replace(place, environment={LOCK_HELD_ENV: str(os.getpid())})
+                assert sharing_the_lock.run(job.plan.source)[0] == 0
+            raise CrashError
+
+        job = prepare(
+            {
+                CONFIG_ENV: f"{tmp_path}/meterline.yaml",
+                SOURCE_ENV: f"file://{tmp_path}/events.jsonl",
+                CLICKHOUSE_ENV: place.clickhouse,
+                STATE_DIR_ENV: f"{tmp_path}/state",
+            }
+        )
+        client = connect(job.plan.clickhouse)
+        with pytest.raises(CrashError):
+            requeue(job, client, waiting_lines(client, "unpriced", ""), NOON_MS + DAY_MS, crash)
+        client.close()
+        release()
+        assert waiting(place) == ["unpriced", "unpriced"]
+        assert len(usage(place)) == (2 if when == "after the run" else 0)
+
+        code, text = requeued(place, "--reason", "unpriced")
+        assert code == 0, text
+        assert "1 begun earlier and finished now" in text
+        assert (waiting(place), [key for key, _ in usage(place)]) == ([], ["k1", "k2"])
+        assert place.ask("SELECT count() FROM duplicates FINAL") == [(0,)]
+
+
+def test_wrong_usage_and_a_running_job_are_sentences(tmp_path: Path) -> None:
+    place = place_with(tmp_path, line("k1"))
+    assert "give --reason, or --from" in requeued(place)[1]
+    assert "give --reason, or --from" in requeued(place, "--reason", "unpriced", "--from", "x")[1]
+    assert "cannot be read" in requeued(place, "--from", f"{tmp_path}/none")[1]
+    child = place.start(f"file://{tmp_path}/events.jsonl", "--follow")
+    until(lambda: (tmp_path / "state" / "lock").exists() and child.poll() is None, "the job is there")
+    time.sleep(1.5)
+    code, text = requeued(place, "--reason", "unpriced")
+    child.terminate()
+    child.communicate()
+    assert (code, "is in use" in text or "another" in text, "Traceback" in text) == (1, True, False), text
