@@ -296,7 +296,7 @@ class _Auditor:
         self.watermarks: dict[tuple[str, int], int] = {}
 
     def take(self, line: Line) -> None:
-        if not line.raw.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n"):
+        if not line.raw.strip(b" \t\r\n"):
             return
         self.audit.read += 1
         try:
