@@ -9,6 +9,7 @@ spend windows may not: they are read exactly as far as the manifest counts.
 
 from __future__ import annotations
 
+import heapq
 import json
 import sys
 from collections import deque
@@ -25,7 +26,16 @@ from bytewax.operators import StatefulBatchLogic
 from dataflows.counters import PROCESS
 from dataflows.dedupe import ENTRY_DTYPE, DedupeIndex
 from dataflows.segments import Manifest, SegmentLog, manifest_from_json, manifest_to_json
-from dataflows.steps import HOUR_MS, Judged, ShardSlice, SpendSlice, Tick, conflict_rows, verdict_frames
+from dataflows.steps import (
+    HOUR_MS,
+    SETTLED_EVENTS,
+    Judged,
+    ShardSlice,
+    SpendSlice,
+    Tick,
+    conflict_rows,
+    verdict_frames,
+)
 from pricing.cap import CapAlert
 from pricing.money import from_pico
 from pricing.settings import LimitSettings
@@ -52,6 +62,8 @@ class Watermarks:
     peaks_ms: dict[int, int] = field(default_factory=dict)
     closed_ms: int = _NEVER
     live: dict[int, bool] = field(default_factory=dict)
+    newest_ms: dict[int, list[int]] = field(default_factory=dict)
+    """The greatest event times of each input, falling, SETTLED_EVENTS of them at most."""
 
     def before(self, tick: Tick) -> int:
         """The instant before which the tick's input is done, before this batch; -1 if there is none."""
@@ -62,6 +74,9 @@ class Watermarks:
         ordinal = tick.partition.ordinal
         self.peaks_ms[ordinal] = max(self.peaks_ms.get(ordinal, _NEVER), tick.peak_ms)
         self.live[ordinal] = tick.live
+        if tick.newest_ms:
+            known = self.newest_ms.get(ordinal, [])
+            self.newest_ms[ordinal] = heapq.nlargest(SETTLED_EVENTS, [*known, *tick.newest_ms])
 
     def close(self) -> int:
         """Call once at the end of an epoch: `closed_ms`, which only grows."""
@@ -70,10 +85,21 @@ class Watermarks:
 
     def slowest_ms(self) -> int:
         """The watermark that every live input has passed; of all inputs where none is live."""
+        return min((self.peaks_ms[ordinal] for ordinal in self._deciding()), default=_NEVER)
+
+    def settled_ms(self) -> int:
+        """As `slowest_ms`, but of the SETTLED_EVENTS-th greatest time of each input.
+
+        What is forgotten by it is not forgotten for the sake of a few events with a wrong clock.
+        """
+        times = (self.newest_ms.get(ordinal, []) for ordinal in self._deciding())
+        return min((few[-1] if len(few) == SETTLED_EVENTS else _NEVER for few in times), default=_NEVER)
+
+    def _deciding(self) -> list[int]:
+        """Inputs that hold event time back: none yet, if one that is expected has not been heard of."""
         if self.expected - self.live.keys():
-            return _NEVER
-        live = [ordinal for ordinal, is_live in self.live.items() if is_live] or list(self.live)
-        return min((self.peaks_ms[ordinal] for ordinal in live), default=_NEVER)
+            return []
+        return [ordinal for ordinal, is_live in self.live.items() if is_live] or list(self.live)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +110,7 @@ class ShardState:
     manifest: Manifest
     peaks_ms: dict[int, int]
     closed_ms: int
+    newest_ms: dict[int, list[int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Immutable text: Bytewax pickles it later, when the shard has moved on."""
@@ -93,6 +120,7 @@ class ShardState:
                 "manifest": manifest_to_json(self.manifest),
                 "peaks_ms": sorted(self.peaks_ms.items()),
                 "closed_ms": self.closed_ms,
+                "newest_ms": sorted(self.newest_ms.items()),
             }
         )
 
@@ -105,11 +133,13 @@ class ShardState:
             manifest_from_json(content["manifest"]),
             dict(map(tuple, content["peaks_ms"])),
             content["closed_ms"],
+            dict(map(tuple, content["newest_ms"])),
         )
 
     def watermarks(self, expected: frozenset[int]) -> Watermarks:
         """Where the inputs stood."""
-        return Watermarks(expected, dict(self.peaks_ms), self.closed_ms)
+        newest = {ordinal: list(times) for ordinal, times in self.newest_ms.items()}
+        return Watermarks(expected, dict(self.peaks_ms), self.closed_ms, newest_ms=newest)
 
 
 class ShardLog:
@@ -133,7 +163,8 @@ class ShardLog:
 
     def state(self, marks: Watermarks) -> ShardState:
         """What the snapshot of an epoch keeps, once everything else of the epoch has been done."""
-        return ShardState(self.shard, self.segments.snapshot(), dict(marks.peaks_ms), marks.closed_ms)
+        newest = {ordinal: list(times) for ordinal, times in marks.newest_ms.items()}
+        return ShardState(self.shard, self.segments.snapshot(), dict(marks.peaks_ms), marks.closed_ms, newest)
 
     @property
     def segments(self) -> SegmentLog:
@@ -191,7 +222,8 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
             times = added["time_ms"]
             self._log.segments.append(added.tobytes(), int(times.min()), int(times.max()))
             PROCESS.add(snapshot_bytes=added.nbytes)
-        before_ms = self._marks.close() - self._keep_ms
+        self._marks.close()
+        before_ms = self._marks.settled_ms() - self._keep_ms
         self._index.forget(before_ms)
         self._log.segments.drop_before(before_ms)
         sys.audit("meterline.step", "dedupe: after snapshot")
@@ -279,7 +311,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
             self._log.segments.replace_all()
             changed, self._records = list(self._book.windows), 0
         if changed:
-            block = _windows_to_bytes([(key, self._book.windows[key]) for key in changed])
+            block = windows_to_bytes([(key, self._book.windows[key]) for key in changed])
             self._log.segments.append(block, 0, 0)
             PROCESS.add(snapshot_bytes=len(block))
             self._records += len(changed)
@@ -301,7 +333,8 @@ def _versions(windows: list[tuple[WindowKey, SpendWindow]]) -> WindowVersions:
     )
 
 
-def _windows_to_bytes(windows: list[tuple[WindowKey, SpendWindow]]) -> bytes:
+def windows_to_bytes(windows: list[tuple[WindowKey, SpendWindow]]) -> bytes:
+    """Windows as a block of a segment."""
     return json.dumps(
         [
             (*key, window.end_ms, window.spend_pico, window.events, [str(one) for one in window.raised])

@@ -37,6 +37,9 @@ from pricing.windows import day_windows
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+
+SETTLED_EVENTS = 16
+"""An input is past an instant for good when this many of its events are: a few wrong clocks move nothing."""
 _CONTENT_STRINGS = tuple(name for name in STRING_FIELDS if name not in ("idempotency_key", "tenant_id"))
 _CONTENT_INTEGERS = tuple(name for name in INTEGER_FIELDS if name not in ("latency_ms", "retry_count"))
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the usual odd constant of Fibonacci hashing
@@ -44,11 +47,15 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the usual odd cons
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """News of one input: the greatest event time of one batch (-1: none), and whether it is live."""
+    """News of one input: the greatest event time of one batch (-1: none), and whether it is live.
+
+    `newest_ms` are its greatest event times, falling, SETTLED_EVENTS of them at most.
+    """
 
     partition: Partition
     peak_ms: int
     live: bool
+    newest_ms: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +108,8 @@ class Rated:
 
 def peak_of(decoded: Decoded) -> Tick:
     """The news that a decoded batch brings about its input."""
-    newest = decoded.events["timestamp_ms"].max() if len(decoded.events) else -1
-    return Tick(decoded.partition, int(newest), decoded.live)  # type: ignore[arg-type]  # an integer column
+    newest = decoded.events["timestamp_ms"].top_k(SETTLED_EVENTS).sort(descending=True).to_list()
+    return Tick(decoded.partition, newest[0] if newest else -1, decoded.live, tuple(newest))
 
 
 def key_hashes(events: pl.DataFrame, seed: int) -> tuple[UInt64s, UInt64s]:
@@ -312,7 +319,11 @@ _SPEND_COLUMNS = (
 
 
 def _parts_by_tenant(priced: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:
-    rows = priced.filter(~pl.col("late")).select(_SPEND_COLUMNS)
+    return partition_by_tenant(priced.filter(~pl.col("late")).select(_SPEND_COLUMNS), shards)
+
+
+def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:
+    """Rows by the number of the shard that their tenant belongs to."""
     shard = rows.select(plh.col("tenant_id").nchash.xxh3_64(seed=0))["tenant_id"] % shards
     parts = rows.with_columns(_shard=shard).partition_by(
         "_shard", as_dict=True, maintain_order=True, include_key=False

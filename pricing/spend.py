@@ -71,7 +71,7 @@ class SpendBook:
         """
         touched: list[WindowKey] = []
         alerts: list[CapAlert] = []
-        for group in self._groups(rows):
+        for group in self._groups(rows, pl.len()):
             window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
             window.cap = group.cap
             before = window.spend_pico
@@ -81,6 +81,13 @@ class SpendBook:
             self._changed[group.key] = None
             alerts += self._cross(group.key, window, before, rows)
         return touched, alerts
+
+    def restore(self, sums: pl.DataFrame) -> None:
+        """Take in what earlier rows summed to: as `add`, with `events` (a count) in each row, and no alerts."""
+        for group in self._groups(sums, pl.col("events").sum()):
+            window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
+            window.spend_pico += group.amount_pico
+            window.events += group.events
 
     def forget(self, before_ms: int) -> list[WindowKey]:
         """Drop every window that ended before an instant; returns their keys.
@@ -98,13 +105,13 @@ class SpendBook:
         changed, self._changed = list(self._changed), {}
         return changed
 
-    def _groups(self, rows: pl.DataFrame) -> Iterator[_Group]:
+    def _groups(self, rows: pl.DataFrame, events: pl.Expr) -> Iterator[_Group]:
         if rows.is_empty():
             return
         limits = self._limits
         with_features = limits.feature_overrides or any(o.features for o in limits.tenant_overrides.values())
         by = ["tenant_id", "feature_id", "day_start_ms"] if with_features else ["tenant_id", "day_start_ms"]
-        summed = rows.group_by(by, maintain_order=True).agg(price=pl.col("price").sum(), events=pl.len())
+        summed = rows.group_by(by, maintain_order=True).agg(price=pl.col("price").sum(), events=events)
         sums: dict[WindowKey, _Group] = {}
         for record in summed.iter_rows(named=True):
             for group in self._windows_of(record):

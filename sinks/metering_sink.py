@@ -115,7 +115,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._hand_over([alert_id for alert_id, _ in delivered])
         memory: dict[str, Any] = {
             "progress": self._progress,
-            "alerts": [_alert_to_json(alert) for alert in self._durable_alerts],
+            "alerts": [alert_to_json(alert) for alert in self._durable_alerts],
         }
         self._windows, self._moved = {}, {}
         sys.audit("meterline.step", "sink: after snapshot")
@@ -154,7 +154,8 @@ def _progress_row(name: str, counts: list[int]) -> tuple[str, int, int, int]:
     return source, number, next_offset, events_read
 
 
-def _alert_to_json(alert: CapAlert) -> dict[str, Any]:
+def alert_to_json(alert: CapAlert) -> dict[str, Any]:
+    """An alert as a snapshot keeps it."""
     entry = asdict(alert)
     return {key: str(value) if isinstance(value, Decimal) else value for key, value in entry.items()}
 
@@ -162,6 +163,11 @@ def _alert_to_json(alert: CapAlert) -> dict[str, Any]:
 def _alert_from_json(entry: dict[str, Any]) -> CapAlert:
     amounts = {name: Decimal(entry[name]) for name in ("cap", "threshold", "spend")}
     return CapAlert(**{**entry, **amounts})
+
+
+def partition_names(count: int) -> list[str]:
+    """What the sink's partitions are called."""
+    return [f"sink-{number:02d}" for number in range(count)]
 
 
 class MeteringSink(FixedPartitionedSink[SinkItem, str]):
@@ -185,7 +191,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
 
     def list_parts(self) -> list[str]:
         """Names of the partitions; their number may grow, never shrink."""
-        return [f"sink-{number:02d}" for number in range(self._partitions)]
+        return partition_names(self._partitions)
 
     def part_fn(self, item_key: str) -> int:
         """Items are addressed to a partition by its number."""

@@ -23,7 +23,7 @@ from dataflows.operators import (
     new_book,
 )
 from dataflows.segments import CorruptStateError, Segment
-from dataflows.steps import HOUR_MS, Tick, rate_events, split_by_shard, split_by_tenant
+from dataflows.steps import HOUR_MS, SETTLED_EVENTS, Tick, rate_events, split_by_shard, split_by_tenant
 from pricing.cap import CapAlert
 from pricing.rate_card import compile_card
 from pricing.settings import load_settings, thresholds
@@ -316,8 +316,8 @@ def test_a_snapshot_is_text_that_costs_the_same_however_much_is_kept(tmp_path: P
         job.feed(*(event(f"{epoch}-{number}", NOON_MS) for number in range(1_000)))
         job.epoch()
         sizes.append(max(len(state or "") for state in job.snapshots))
-    assert max(sizes) < 400
-    state = ShardState(3, (Segment("name", 10, 1, 2),), {4: NOON_MS, 9: -1}, 17)
+    assert max(sizes) < 800
+    state = ShardState(3, (Segment("name", 10, 1, 2),), {4: NOON_MS, 9: -1}, 17, {4: [NOON_MS, 3]})
     assert ShardState.from_json(state.to_json()) == state
 
 
@@ -358,3 +358,26 @@ def test_what_is_closed_stays_closed_when_a_slow_input_comes_back() -> None:
     assert marks.slowest_ms() == 55
     assert marks.close() == 70
     assert marks.before(Tick(slow, 0, LIVE)) == 70
+
+
+def test_a_few_wrong_clocks_make_nothing_be_forgotten() -> None:
+    marks = Watermarks(frozenset({0}))
+    one = Partition(0, "x", 0)
+    marks.advance(Tick(one, NOON_MS, LIVE, (NOON_MS,) * SETTLED_EVENTS))
+    assert marks.settled_ms() == NOON_MS
+    ahead = NOON_MS + 90 * DAY_MS
+    marks.advance(Tick(one, ahead, LIVE, (ahead,) * (SETTLED_EVENTS - 1)))
+    assert (marks.settled_ms(), marks.slowest_ms()) == (NOON_MS, ahead)
+    marks.advance(Tick(one, ahead, LIVE, (ahead,)))
+    assert marks.settled_ms() == ahead
+
+
+def test_a_copy_is_found_after_an_event_with_a_clock_months_ahead(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    keys = [f"k{number}" for number in range(SETTLED_EVENTS)]
+    job.feed(*(event(key, NOON_MS) for key in keys), event("ahead", NOON_MS + 90 * DAY_MS))
+    for _ in range(3):
+        job.feed(event(f"n{_}", NOON_MS))
+        job.epoch()
+    job.feed(*(event(key, NOON_MS + 1) for key in keys))
+    assert (sorted(job.epoch().duplicates), job.keys()) == (sorted(keys), SETTLED_EVENTS + 4)

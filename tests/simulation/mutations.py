@@ -58,7 +58,11 @@ def window_by_wall_clock() -> None:
         self.closed_ms = wall_clock_ms()
         return self.closed_ms
 
+    def settled_ms(self: operators.Watermarks) -> int:  # noqa: ARG001
+        return wall_clock_ms()
+
     operators.Watermarks.close = close  # type: ignore[method-assign]
+    operators.Watermarks.settled_ms = settled_ms  # type: ignore[method-assign]
 
 
 def flush_in_close() -> None:
