@@ -10,10 +10,9 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -21,19 +20,26 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from dataflows.alerts import wall_clock_ms
 from dataflows.audit import audit
 from dataflows.check import check_everything
+from dataflows.cli_options import (
+    clickhouse_option,
+    config_option,
+    metrics_host_option,
+    metrics_port_option,
+    source_option,
+    state_option,
+)
 from dataflows.connections import (
     CLICKHOUSE_ENV,
     CONFIG_ENV,
     DEFAULT_CONFIG,
     FOLLOW_ENV,
     SOURCE_ENV,
-    STATE_DIR_ENV,
     PlanError,
     read_settings,
 )
 from dataflows.demo import run_demo
 from dataflows.kafka_source import parse_topic
-from dataflows.metrics import DEFAULT_HOST, HOST_ENV, PORT_ENV
+from dataflows.rebuild import prepare_rebuilt
 from dataflows.report import (
     DIMENSIONS,
     ROWS_MAX,
@@ -61,8 +67,6 @@ from sinks.migrate import migrate
 EXIT_FAILED = 1
 EXIT_AUDIT_BROKEN = 3
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 
 class Meterline(click.Group):
     """Turns errors that are written for the operator into one sentence and an exit code."""
@@ -80,31 +84,6 @@ class Meterline(click.Group):
         except KeyboardInterrupt:
             click.echo("meterline: interrupted; the next run goes on from the last durable epoch", err=True)
             ctx.exit(130)
-
-
-def _option(flag: str, variable: str, text: str) -> Callable[[Command], Command]:
-    """A flag that stands for an environment variable: given, it is put there."""
-
-    def put(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-        if value is not None:
-            os.environ[variable] = value
-        return value
-
-    return click.option(flag, metavar="…", callback=put, expose_value=False, help=f"{text} (or {variable})")
-
-
-config_option = _option("--config", CONFIG_ENV, "the configuration, meterline.yaml by default")
-source_option = _option(
-    "--source", SOURCE_ENV, "kafka://host:port/topic, file:///path*.jsonl, or - for stdin"
-)
-clickhouse_option = _option(
-    "--clickhouse", CLICKHOUSE_ENV, "clickhouse://user:password@host:port/db, or chdb:///dir"
-)
-state_option = _option("--state-dir", STATE_DIR_ENV, "where the job keeps what it must remember")
-metrics_port_option = _option(
-    "--metrics-port", PORT_ENV, "serve /metrics and /healthz here; worker n at port + n"
-)
-metrics_host_option = _option("--metrics-host", HOST_ENV, f"on this address, {DEFAULT_HOST} by default")
 
 
 def _address() -> ClickHouseAddress:
@@ -149,11 +128,12 @@ def main() -> None:
     default=None,
     help="go on for ever, or end with what is there now (by default Kafka is followed and a file ends)",
 )
-def run(workers: int, follow: bool | None) -> None:  # noqa: FBT001  # click passes options by name
+@click.option("--rebuild-state", is_flag=True, help="first make the state anew from ClickHouse")
+def run(workers: int, follow: bool | None, rebuild_state: bool) -> None:  # noqa: FBT001  # click passes options by name
     """Price events until the input ends, or for ever."""
     if follow is not None:
         os.environ[FOLLOW_ENV] = "1" if follow else "0"
-    job = prepare(os.environ)
+    job = prepare_rebuilt(os.environ, _say) if rebuild_state else prepare(os.environ)
     if workers == 1:
         run_job(job)
         return
@@ -358,6 +338,10 @@ def audit_command() -> None:
     click.echo("the books balance" if not broken else f"{broken} checks are broken")
     if broken:
         sys.exit(EXIT_AUDIT_BROKEN)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def show_recount(text: str) -> None:

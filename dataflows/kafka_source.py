@@ -96,6 +96,24 @@ def find_partitions(topic: KafkaTopic) -> tuple[int, ...]:
     return tuple(sorted(found.partitions))
 
 
+def oldest_offset(topic: KafkaTopic, number: int) -> int:
+    """The offset of the oldest message that a partition still has.
+
+    Raises:
+        InputError: the broker does not say.
+    """
+    consumer = Consumer({**topic.client_config, "group.id": GROUP})
+    try:
+        oldest, _ = consumer.get_watermark_offsets(
+            TopicPartition(topic.topic, number), timeout=METADATA_TIMEOUT_SECONDS
+        )
+    except KafkaException as exc:
+        raise InputError(f"Kafka does not say what {topic.topic}/{number} still has: {exc}") from None
+    finally:
+        consumer.close()
+    return int(oldest)
+
+
 class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
     """One partition of a topic. `end_offset`, where given, ends it there."""
 

@@ -6,36 +6,377 @@ What the job remembers is rebuilt as of a position of each input below which Cli
   else the oldest message that the topic still has, from which everything is read again.
 - Files: their beginning; they are read again as a whole.
 
-Keys come from the rows of the dedupe window, with the position at which each was first seen: read again there, an
-event is itself and no copy. Sums come from the rows below the positions, thresholds from the alerts raised, alerts
-that nobody was sent are handed over again. Watermarks are the latest event time of each input.
+Keys come from the rows of the dedupe window, with the position at which each was first seen: read again
+there, an event is itself and no copy. Sums come from the rows below the positions, thresholds from the alerts
+raised; alerts that nobody was sent are handed over again. Watermarks are the latest event time of each input.
 
-Nothing is deleted: the old state stands in `before-rebuild-<time>/`. A crash leaves a directory that says so
-itself (`REBUILDING`), and the rebuild begins again. The states enter Bytewax's recovery store by a flow of the same
-steps that does nothing but hold them.
+Nothing is deleted: `set_aside` moves the old state to `before-rebuild-<time>/`. Until the new one is whole,
+a marker says so, and after a crash the job does not start but with another rebuild.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
-from dataflows.batch import Partition
-from dataflows.steps import DAY_MS, HOUR_MS
+import numpy as np
+import polars as pl
+from clickhouse_connect.driver.client import Client
+
+from dataflows.batch import EVENT_SCHEMA, INTEGER_FIELDS, Decoded, Partition
+from dataflows.connections import find_inputs, plan_job
+from dataflows.dedupe import ENTRY_DTYPE
+from dataflows.file_source import FileState
+from dataflows.kafka_source import oldest_offset
+from dataflows.operators import ShardLog, Watermarks, windows_to_bytes
+from dataflows.seeding import States, seed
+from dataflows.segments import fsync_directory
+from dataflows.start import Job, hold, prepare
+from dataflows.state import MARKER_OF_REBUILD
+from dataflows.steps import DAY_MS, HOUR_MS, SETTLED_EVENTS, partition_by_tenant, split_by_shard
+from pricing.cap import CapAlert
+from pricing.settings import Settings, thresholds, timezone_for
+from pricing.spend import SpendBook
+from pricing.windows import day_window
+from sinks.clickhouse import connect
+from sinks.metering_sink import alert_to_json, partition_names
+from sinks.publish import PublisherState
 
 SLICE_MS = HOUR_MS
 """Rows are fetched an hour of event time at a time, which bounds memory."""
 UNKNOWN_ORDINAL = 0xFFFF
 """Stands for an input that this state directory does not know: what it brings again is a copy."""
 MONTH_MS_MAX = 33 * DAY_MS
-"""Longer than a month in any zone."""
+"""Longer than a month in any time zone."""
+_STATE = ("job.json", "recovery", "dedupe", "spend", "staged")
+
+
+def set_aside(directory: Path, stamp: str) -> Path | None:
+    """Move the state away, but for the outbox and what waits to be requeued; returns where to, if any was.
+
+    Call it with the lock held. `stamp` names the place, and must be new.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MARKER_OF_REBUILD).write_text(str(os.getpid()))
+    fsync_directory(directory)
+    found = [directory / name for name in _STATE if (directory / name).exists()]
+    if not found:
+        return None
+    aside = directory / f"before-rebuild-{stamp}"
+    aside.mkdir()
+    for path in found:
+        path.rename(aside / path.name)
+    fsync_directory(directory)
+    return aside
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where an input goes on: everything below `next_offset` stands in ClickHouse, `events_read` lines of it."""
+    """Where an input goes on: all below `next_offset` stands in ClickHouse, `events_read` lines of it."""
 
     partition: Partition
     next_offset: int
     events_read: int
     again: bool
     """Whether it is read again from the oldest that there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild found."""
+
+    resumes: tuple[Resume, ...]
+    keys: int
+    windows: int
+    alerts: int
+
+
+def rebuild(job: Job, client: Client, on_progress: Callable[[str], None]) -> Rebuilt:
+    """Build the state of a job that has none; its directory has been set aside.
+
+    Raises:
+        ClickHouseError: a query failed; the marker stays.
+    """
+    resumes = tuple(_resumes(job, client))
+    settings, state = job.plan.settings, job.state
+    known = {one.partition.ordinal: times for one in resumes if (times := _newest(client, one))}
+    marks = _watermarks(known, settings)
+    logs = [ShardLog(state.directory / "dedupe", None) for _ in range(state.shards)]
+    keys = 0
+    for shard, entries in _entries(job, client, marks, on_progress):
+        logs[shard].know(shard)
+        clock = entries["time_ms"]
+        logs[shard].segments.append(entries.tobytes(), int(clock.min()), int(clock.max()))
+        keys += len(entries)
+    on_progress("summing spend")
+    books = _books(job, client, resumes, marks)
+    alerts = _unsent_alerts(client)
+    states = States(
+        inputs={one.partition.name: _position(job, one) for one in resumes},
+        dedupe=dict(_states(logs, marks)),
+        spend=dict(_states([_spend_log(job, shard, book) for shard, book in enumerate(books)], marks)),
+        sinks=_sink_states(job, resumes, alerts),
+    )
+    seed(state.recovery, states)
+    (state.directory / MARKER_OF_REBUILD).unlink()
+    fsync_directory(state.directory)
+    return Rebuilt(resumes, keys, sum(len(book.windows) for book in books), len(alerts))
+
+
+def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) -> Job:
+    """As `start.prepare`, with a state that is made anew; the old one, if there is any, is set aside.
+
+    Raises:
+        OPERATOR_ERRORS: as `start.prepare`, before anything is touched where that is possible.
+    """
+    plan = plan_job(environment)
+    find_inputs(plan)
+    connect(plan.clickhouse).close()
+    hold(plan, environment)
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
+    aside = set_aside(plan.state_dir, stamp)
+    if aside is not None:
+        say(f"the state before stands in {aside}")
+    job = prepare(environment)
+    client = connect(plan.clickhouse)
+    try:
+        found = rebuild(job, client, say)
+    finally:
+        client.close()
+    for one in found.resumes:
+        where = f"is read again from {one.next_offset}" if one.again else f"goes on at {one.next_offset}"
+        say(f"{one.partition.name} {where}")
+    say(f"rebuilt: {found.keys:,} keys, {found.windows:,} windows, {found.alerts} alerts to hand over")
+    return job
+
+
+def _resumes(job: Job, client: Client) -> Iterator[Resume]:
+    counted = """
+        SELECT uniqExact(source_offset, source_line) FROM
+        (
+            SELECT source, source_partition, source_offset, source_line FROM priced_events
+            UNION ALL SELECT source, source_partition, source_offset, source_line FROM duplicates
+            UNION ALL SELECT source, source_partition, source_offset, source_line FROM quarantine_log
+        )
+        WHERE source = {source:String} AND source_partition = {number:UInt32}
+            AND source_offset < {below:UInt64}
+    """
+    published = {
+        (source, number): (int(next_offset), int(read))
+        for source, number, next_offset, read in client.query(
+            "SELECT source, source_partition, next_offset, events_read FROM source_progress FINAL"
+        ).result_rows
+    }
+    topic = job.plan.kafka
+    for name in sorted(job.chosen):
+        one = job.state.partitions[name]
+        parameters: dict[str, Any] = {"source": one.source, "number": one.number}
+
+        def lines_below(offset: int, parameters: dict[str, Any] = parameters) -> int:
+            return int(client.query(counted, parameters={**parameters, "below": offset}).result_rows[0][0])
+
+        next_offset, read = published.get((one.source, one.number), (0, 0))
+        if topic is not None and next_offset and lines_below(next_offset) == read:
+            yield Resume(one, next_offset, read, again=False)
+        else:
+            oldest = 0 if topic is None else oldest_offset(topic, one.number)
+            yield Resume(one, oldest, lines_below(oldest) if oldest else 0, again=True)
+
+
+def _position(job: Job, one: Resume) -> FileState:
+    # A file is read again from its first byte; of Kafka only the offset counts.
+    return (one.next_offset, 0) if job.plan.kafka is not None else (0, 0)
+
+
+def _newest(client: Client, one: Resume) -> list[int]:
+    """The greatest event times of an input, falling."""
+    rows = client.query(
+        """
+        SELECT toUnixTimestamp64Milli(timestamp) AS t FROM
+        (
+            SELECT source, source_partition, source_offset, timestamp FROM priced_events
+            UNION ALL SELECT source, source_partition, source_offset, timestamp FROM duplicates
+        )
+        WHERE source = {source:String} AND source_partition = {number:UInt32}
+            AND source_offset < {below:UInt64}
+        ORDER BY t DESC LIMIT {limit:UInt32}
+        """,
+        parameters={
+            "source": one.partition.source,
+            "number": one.partition.number,
+            "below": one.next_offset,
+            "limit": SETTLED_EVENTS,
+        },
+    ).result_rows
+    return [int(row[0]) for row in rows]
+
+
+def _watermarks(newest: dict[int, list[int]], settings: Settings) -> Watermarks:
+    """Where the inputs stood. One further behind than the allowed lateness was idle and held nothing."""
+    peaks = {ordinal: times[0] for ordinal, times in newest.items()}
+    lateness_ms = settings.metering.allowed_lateness_hours * HOUR_MS
+    in_step = [peak for peak in peaks.values() if peak >= max(peaks.values()) - lateness_ms]
+    return Watermarks(frozenset(), peaks, min(in_step, default=-1), newest_ms=newest)
+
+
+def _entries(
+    job: Job, client: Client, marks: Watermarks, on_progress: Callable[[str], None]
+) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.void]]]]:
+    """Index entries of the rows that a copy may still refer to, by shard, an hour of event time at a time."""
+    metering, state = job.plan.settings.metering, job.state
+    keep_ms = (metering.idempotency_window_hours + metering.allowed_lateness_hours) * HOUR_MS
+    if marks.closed_ms < 0:
+        return
+    oldest, newest, count = client.query(
+        "SELECT toUnixTimestamp64Milli(min(timestamp)), toUnixTimestamp64Milli(max(timestamp)), count()"
+        " FROM priced_events WHERE timestamp >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')",
+        parameters={"since": max(0, marks.closed_ms - keep_ms)},
+    ).result_rows[0]
+    if not count:
+        return
+    done = 0
+    for start in range(int(oldest), int(newest) + 1, SLICE_MS):
+        events = _events(client, start, min(start + SLICE_MS, int(newest) + 1))
+        for (source, number), part in events.partition_by("source", "source_partition", as_dict=True).items():
+            known = state.partitions.get(f"{source}/{number}")
+            partition = known or Partition(UNKNOWN_ORDINAL, str(source), int(str(number)))
+            decoded = Decoded(partition, part, part.clear(), len(part), 0, live=False)
+            for shard, sliced in split_by_shard(decoded, state.shards, state.hash_seed):
+                found = sliced.sightings
+                entries = np.empty(len(found), ENTRY_DTYPE)
+                for name in ("key_low", "key_high", "time_ms", "content", "position"):
+                    entries[name] = getattr(found, name)
+                entries["partition"] = partition.ordinal
+                if len(entries):
+                    yield shard, entries
+        done += len(events)
+        on_progress(f"{done:,} keys")
+
+
+def _events(client: Client, since_ms: int, until_ms: int) -> pl.DataFrame:
+    """The columns of priced rows that dedupe compares, as they were decoded."""
+    texts = [name for name, kind in EVENT_SCHEMA.items() if kind == pl.String and name != "attributes"]
+    columns = ", ".join([*texts, *INTEGER_FIELDS, "provider_cost", "source", "source_partition"])
+    found = client.query_arrow(
+        f"SELECT {columns}, toUnixTimestamp64Milli(u.timestamp) AS timestamp_ms, source_offset, source_line"  # noqa: S608  # constants
+        " FROM usage AS u WHERE u.timestamp >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')"
+        " AND u.timestamp < fromUnixTimestamp64Milli({until:Int64}, 'UTC')",
+        parameters={"since": since_ms, "until": until_ms},
+        use_strings=True,
+    )
+    return pl.DataFrame(pl.from_arrow(found)).with_columns(
+        *(pl.col(name).cast(pl.String) for name in (*texts, "source")),
+        *(pl.col(name).cast(pl.Int64) for name in (*INTEGER_FIELDS, "source_partition")),
+        pl.col("provider_cost").cast(EVENT_SCHEMA["provider_cost"]),
+        offset=pl.col("source_offset").cast(pl.Int64),
+        line=pl.col("source_line").cast(pl.Int32),
+    )
+
+
+def _books(job: Job, client: Client, resumes: tuple[Resume, ...], marks: Watermarks) -> list[SpendBook]:
+    """Spend by shard of tenants, of the rows below the positions, in windows that still count."""
+    settings, shards = job.plan.settings, job.state.shards
+    kept_ms = marks.closed_ms - settings.metering.window_retention_hours * HOUR_MS
+    books = [SpendBook(settings.limits, thresholds(settings)) for _ in range(shards)]
+    inputs = {**{(str(path), 0): 0 for path in _requeues_begun(job)}}
+    inputs |= {(one.partition.source, one.partition.number): one.next_offset for one in resumes}
+    found = client.query_arrow(
+        """
+        SELECT u.tenant_id AS tenant_id, u.feature_id AS feature_id, sum(u.price) AS price, count() AS events,
+            toUnixTimestamp(toStartOfInterval(u.timestamp, INTERVAL 15 MINUTE)) AS quarter
+        FROM usage AS u
+        WHERE NOT late AND u.timestamp >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
+            AND source_offset < transform(concat(source, '/', toString(source_partition)),
+                {names:Array(String)}, {offsets:Array(UInt64)}, toUInt64(18446744073709551615))
+        GROUP BY tenant_id, feature_id, quarter
+        """,
+        parameters={
+            "since": max(0, kept_ms - MONTH_MS_MAX),
+            "names": [f"{source}/{number}" for source, number in inputs],
+            "offsets": list(inputs.values()),
+        },
+        use_strings=True,
+    )
+    sums = pl.DataFrame(pl.from_arrow(found)).with_columns(
+        pl.col("tenant_id", "feature_id").cast(pl.String), pl.col("events").cast(pl.Int64)
+    )
+    if not len(sums):
+        return books
+    # Quarters of an hour: every offset from UTC in use since 1972 is a multiple of one.
+    starts = [
+        day_window(int(quarter) * 1000, timezone_for(settings.limits, tenant))[0]
+        for tenant, quarter in sums.select("tenant_id", "quarter").iter_rows()
+    ]
+    by_tenant = partition_by_tenant(sums.with_columns(day_start_ms=pl.Series(starts, dtype=pl.Int64)), shards)
+    for shard, part in by_tenant.items():
+        books[shard].restore(part)
+        books[shard].forget(kept_ms)
+    for key, threshold in _raised(client):
+        for book in books:
+            if key in book.windows:
+                book.windows[key].raised.append(threshold)
+    return books
+
+
+def _requeues_begun(job: Job) -> list[Path]:
+    # Their files are read again from the beginning.
+    return [marker.with_suffix(".jsonl") for marker in (job.state.directory / "requeue").glob("*.open")]
+
+
+def _raised(client: Client) -> Iterator[tuple[tuple[str, str, str, int], Decimal]]:
+    rows = client.query(
+        "SELECT tenant_id, feature_id, window_kind, toUnixTimestamp64Milli(window_start), threshold"
+        " FROM cap_alert_log FINAL ORDER BY threshold"
+    ).result_rows
+    for tenant, feature, kind, start, threshold in rows:
+        yield (tenant, feature, kind, int(start)), Decimal(threshold).normalize()
+
+
+def _unsent_alerts(client: Client) -> list[CapAlert]:
+    """Alerts without a delivery: the outbox tells those that it has already from those that it never got."""
+    rows = client.query(
+        """
+        SELECT alert_id, tenant_id, feature_id, window_kind, toUnixTimestamp64Milli(window_start),
+            toUnixTimestamp64Milli(window_end), cap, threshold, spend, crossing_key,
+            toUnixTimestamp64Milli(raised_at)
+        FROM cap_alert_log FINAL WHERE alert_id NOT IN (SELECT alert_id FROM cap_alert_deliveries)
+        """
+    ).result_rows
+    return [CapAlert(*row) for row in rows]
+
+
+def _spend_log(job: Job, shard: int, book: SpendBook) -> ShardLog:
+    log = ShardLog(job.state.directory / "spend", None)
+    log.know(shard)
+    if book.windows:
+        log.segments.append(windows_to_bytes(list(book.windows.items())), 0, 0)
+    return log
+
+
+def _states(logs: list[ShardLog], marks: Watermarks) -> Iterator[tuple[str, str]]:
+    for shard, log in enumerate(logs):
+        log.know(shard)
+        yield f"{shard:02d}", log.state(marks).to_json()
+
+
+def _sink_states(job: Job, resumes: tuple[Resume, ...], alerts: list[CapAlert]) -> dict[str, str]:
+    sinks = job.state.sink_partitions
+    progress: list[dict[str, list[int]]] = [{} for _ in range(sinks)]
+    for one in resumes:
+        name = json.dumps([one.partition.source, one.partition.number])
+        progress[one.partition.ordinal % sinks][name] = [one.next_offset, one.events_read]
+    handed_over: list[list[dict[str, Any]]] = [[] for _ in range(sinks)]
+    handed_over[0] = [alert_to_json(one) for one in alerts]
+    memories = [
+        {"progress": counts, "alerts": those} for counts, those in zip(progress, handed_over, strict=True)
+    ]
+    return {
+        name: PublisherState((), memory).to_json()
+        for name, memory in zip(partition_names(sinks), memories, strict=True)
+    }

@@ -39,6 +39,9 @@ _MAGIC = b"MTRL"
 class CorruptStateError(Exception):
     """A file of the state directory is missing, cut short or altered. The message names it."""
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}; `meterline run --rebuild-state` makes the state anew from ClickHouse"
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

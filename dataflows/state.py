@@ -93,6 +93,10 @@ class StateLock:
         os.close(self.descriptor)
 
 
+MARKER_OF_REBUILD = "REBUILDING"
+"""A file that stands in the state directory while its state is being rebuilt."""
+
+
 def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitions: int) -> JobState:
     """Open or begin a state directory, with these inputs (source, number) added to those it knows.
 
@@ -103,6 +107,9 @@ def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitio
         CorruptStateError: `job.json` cannot be read, or is missing beside a recovery store.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    marker = directory / MARKER_OF_REBUILD
+    if marker.exists() and marker.read_text() != str(os.getpid()):
+        raise CorruptStateError(f"the state in {directory} was being rebuilt when that job ended")
     path = directory / "job.json"
     if not path.exists() and any((directory / "recovery").glob("part-*.sqlite3")):
         # A new seed would make every key look new, to a job that resumes behind them.

@@ -83,7 +83,7 @@ class SpendBook:
         return touched, alerts
 
     def restore(self, sums: pl.DataFrame) -> None:
-        """Take in what earlier rows summed to: as `add`, with `events` (a count) in each row, and no alerts."""
+        """Take in what earlier rows sum to: as `add`, with `events` (a count) in each row, and no alerts."""
         for group in self._groups(sums, pl.col("events").sum()):
             window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
             window.spend_pico += group.amount_pico
