@@ -67,6 +67,8 @@ crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the 
 	@$(BIN)/python -m tests.simulation.crash --mutations
 	@$(BIN)/python -m tests.simulation.crash $(ARGS)
 	@$(BIN)/python -m tests.simulation.processes
+	@$(BIN)/python -m tests.simulation.fuzz
+	@METERLINE_TEST_LONG=1 $(BIN)/python -m pytest -m long
 
 bench: $(STAMP) ## Run the benchmarks in full
 	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks $(ARGS); \

@@ -20,7 +20,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from dataflows.batch import Partition, RawBatch
 from dataflows.counters import PROCESS
@@ -48,6 +57,9 @@ _PASSING = frozenset(
 """Errors that librdkafka recovers from by itself; the partition waits meanwhile."""
 
 _log = logging.getLogger(__name__)
+
+
+_NO_IDENTITY = "AAAAAAAAAAAAAAAAAAAAAA"  # the id of all zeros: brokers before Kafka 2.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,26 @@ def find_partitions(topic: KafkaTopic) -> tuple[int, ...]:
     if found.error is not None or not found.partitions:
         raise InputError(f"the Kafka topic {topic.topic} does not exist at {topic.bootstrap}")
     return tuple(sorted(found.partitions))
+
+
+def topic_identity(topic: KafkaTopic) -> str:
+    """The id that the broker gave the topic when it was created; empty where it has none to tell.
+
+    Raises:
+        InputError: no broker answers.
+    """
+    admin = AdminClient({**topic.client_config})
+    try:
+        if admin.list_topics(topic.topic, timeout=METADATA_TIMEOUT_SECONDS).controller_id < 0:
+            return ""  # a broker that knows no administration
+        name = TopicCollection([topic.topic])
+        described = admin.describe_topics(name, request_timeout=METADATA_TIMEOUT_SECONDS)[
+            topic.topic
+        ].result()
+    except KafkaException as exc:
+        raise InputError(f"Kafka at {topic.bootstrap} does not describe {topic.topic}: {exc}") from None
+    identity = str(described.topic_id or "")
+    return "" if identity == _NO_IDENTITY else identity
 
 
 def oldest_offset(topic: KafkaTopic, number: int) -> int:

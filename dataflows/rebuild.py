@@ -33,12 +33,12 @@ from dataflows.batch import EVENT_SCHEMA, INTEGER_FIELDS, Decoded, Partition
 from dataflows.connections import find_inputs, plan_job
 from dataflows.dedupe import ENTRY_DTYPE
 from dataflows.file_source import FileState
-from dataflows.kafka_source import oldest_offset
+from dataflows.kafka_source import oldest_offset, topic_identity
 from dataflows.operators import ShardLog, Watermarks, windows_to_bytes
 from dataflows.seeding import States, seed
 from dataflows.segments import fsync_directory
 from dataflows.start import Job, hold, prepare
-from dataflows.state import MARKER_OF_REBUILD
+from dataflows.state import MARKER_OF_REBUILD, recognise_topic
 from dataflows.steps import DAY_MS, HOUR_MS, SETTLED_EVENTS, partition_by_tenant, split_by_shard
 from pricing.cap import CapAlert
 from pricing.settings import Settings, thresholds, timezone_for
@@ -139,6 +139,8 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
     find_inputs(plan)
     connect(plan.clickhouse).close()
     hold(plan, environment)
+    if plan.kafka is not None:
+        recognise_topic(plan.state_dir, plan.kafka.topic, topic_identity(plan.kafka))
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
     aside = set_aside(plan.state_dir, stamp)
     if aside is not None:

@@ -21,8 +21,17 @@ from dataflows.connections import (
     read_webhooks,
 )
 from dataflows.file_source import InputError
+from dataflows.kafka_source import topic_identity
 from dataflows.segments import CorruptStateError
-from dataflows.state import LOCK_HELD_ENV, JobState, StateHeldError, StateLock, open_state
+from dataflows.state import (
+    LOCK_HELD_ENV,
+    JobState,
+    StateHeldError,
+    StateLock,
+    TopicReplacedError,
+    open_state,
+    recognise_topic,
+)
 from pricing.settings import InvalidSettings
 from sinks.clickhouse import ClickHouseUnavailableError, connect
 from sinks.migrate import migrate
@@ -36,6 +45,7 @@ OPERATOR_ERRORS = (
     InputError,
     InvalidSettings,
     StateHeldError,
+    TopicReplacedError,
     CorruptStateError,
     ClickHouseUnavailableError,
     OutboxError,
@@ -70,6 +80,8 @@ def prepare(environment: Mapping[str, str]) -> Job:
         hold(plan, environment)
     except OSError as exc:
         raise PlanError(f"the state directory {plan.state_dir} cannot be used: {exc.strerror}") from None
+    if plan.kafka is not None:
+        recognise_topic(plan.state_dir, plan.kafka.topic, topic_identity(plan.kafka))
     client = connect(plan.clickhouse)
     try:
         migrate(client)

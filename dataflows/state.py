@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from bytewax.recovery import init_db_dir
 
@@ -33,6 +34,10 @@ PARTITIONS_MAX = 65_535
 
 LOCK_HELD_ENV = "METERLINE_STATE_LOCKED_BY"
 """Set by the process that holds the lock for the workers that it starts."""
+
+
+class TopicReplacedError(Exception):
+    """The topic is not the one that the state knows. The message is one sentence for the operator."""
 
 
 class StateHeldError(Exception):
@@ -139,6 +144,27 @@ def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitio
     return state
 
 
+def recognise_topic(directory: Path, topic: str, identity: str) -> None:
+    """Remember the identity of a topic at the first run, and insist on it at each later one.
+
+    Offsets mean nothing in a topic that was deleted and created anew, even if it has as many.
+
+    Raises:
+        TopicReplacedError: the topic is another one than the state was written for.
+    """
+    if not identity:
+        return
+    path = directory / "topics.json"
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    if known.get(topic, identity) != identity:
+        raise TopicReplacedError(
+            f"the Kafka topic {topic} was created anew since {directory} was written (its id was "
+            f"{known[topic]} and is {identity}): nothing was read; begin with a new state directory"
+        )
+    if topic not in known:
+        _write_json(path, {**known, topic: identity})
+
+
 def _read(path: Path) -> JobState:
     if not path.exists():
         return JobState(path.parent, secrets.randbits(63), SHARDS, 0, MappingProxyType({}))
@@ -169,6 +195,10 @@ def _write(path: Path, state: JobState) -> None:
             for partition in state.partitions.values()
         ],
     }
+    _write_json(path, content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     draft = path.with_suffix(".tmp")
     with draft.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)

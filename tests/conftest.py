@@ -21,6 +21,7 @@ from sinks.clickhouse import connect, parse_address
 
 KAFKA_VARIABLE = "METERLINE_TEST_KAFKA"
 CLICKHOUSE_VARIABLE = "METERLINE_TEST_CLICKHOUSE_URL"
+LONG_VARIABLE = "METERLINE_TEST_LONG"
 MOCK_START_SECONDS_MAX = 20
 
 # No deadline and no complaint about slow data: on busy cores both would measure the machine, not the code.
@@ -33,13 +34,16 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what talks to a broker, so that `make kafka-test` finds it, and skip what needs a real one."""
+    """Mark what talks to a broker, for `make kafka-test`; skip what needs a real one, and long forms."""
+    long = pytest.mark.skip(reason=f"long: {LONG_VARIABLE}=1 runs it (make crash does)")
     no_kafka = pytest.mark.skip(
         reason=f"needs a real Apache Kafka: {KAFKA_VARIABLE} names none (make kafka-test)"
     )
     for item in items:
         if "kafka_bootstrap" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.broker)
+        if item.get_closest_marker("long") is not None and not os.environ.get(LONG_VARIABLE):
+            item.add_marker(long)
         if item.get_closest_marker("kafka") is not None and not os.environ.get(KAFKA_VARIABLE):
             item.add_marker(no_kafka)
 

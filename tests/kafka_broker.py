@@ -24,7 +24,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -39,6 +39,7 @@ _CACHE = _ROOT / ".kafka"
 
 JAVA_MAJOR_MIN = 17  # Kafka 4's brokers run on nothing older
 HEAP_MB = 512
+PROPERTIES = "server.properties"
 RESOLVE_SECONDS_MAX = 900  # 45 MB of jars, once, over a slow line
 FORMAT_SECONDS_MAX = 60
 START_SECONDS_MAX = 60  # a start takes 3 s; two busy cores stretch that
@@ -50,22 +51,62 @@ class BrokerUnavailable(Exception):
     """The broker cannot run here; the message is one sentence for the reader."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Broker:
-    """A broker that answers.
+    """A broker with a data directory, which it keeps when it is killed and started again."""
 
-    Args:
-        bootstrap: Its address, "127.0.0.1:PORT".
-        pid: Of its Java process.
-    """
+    data: Path
+    jars: Path
+    port: int
+    controller_port: int
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
-    bootstrap: str
-    pid: int
+    @property
+    def bootstrap(self) -> str:
+        """Its address, "127.0.0.1:PORT"."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of its Java process."""
+        return self._running().pid
+
+    def start(self) -> None:
+        """Return once it answers a metadata request.
+
+        Raises:
+            BrokerUnavailable: it does not.
+        """
+        log = self.data / "broker.log"
+        with log.open("ab") as output:
+            # A session of its own keeps Ctrl-C from reaching Java before the tests have finished with it.
+            self._process = subprocess.Popen(
+                [*_java(self.jars), "kafka.Kafka", str(self.data / PROPERTIES)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        _wait_until_it_answers(self._process, self.bootstrap, log)
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self._running().kill()
+        self._running().wait()
+
+    def stop(self) -> None:
+        """End it, in order if it can be."""
+        if self._process is not None:
+            _stop(self._process)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
 
 
 @contextmanager
 def running_broker(port: int | None = None) -> Iterator[Broker]:
-    """Start a broker, yield it once it answers a metadata request, and stop it at the end.
+    """Start a broker, yield it once it answers, and stop it at the end.
 
     Args:
         port: Where it listens on 127.0.0.1; a free port by default.
@@ -77,24 +118,13 @@ def running_broker(port: int | None = None) -> Iterator[Broker]:
     data = Path(tempfile.mkdtemp(prefix="meterline-kafka-"))
     try:
         broker_port, controller_port = _free_ports(port)
-        properties = _write_properties(data, broker_port, controller_port)
-        _format_storage(jars, properties)
-        bootstrap = f"127.0.0.1:{broker_port}"
-        log = data / "broker.log"
-        with log.open("wb") as output:
-            # A session of its own keeps Ctrl-C from reaching Java before the tests have finished with it.
-            process = subprocess.Popen(
-                [*_java(jars), "kafka.Kafka", str(properties)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        _format_storage(jars, _write_properties(data, broker_port, controller_port))
+        broker = Broker(data, jars, broker_port, controller_port)
         try:
-            _wait_until_it_answers(process, bootstrap, log)
-            yield Broker(bootstrap, process.pid)
+            broker.start()
+            yield broker
         finally:
-            _stop(process)
+            broker.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)
 
@@ -176,7 +206,7 @@ def _free_ports(port: int | None) -> tuple[int, int]:
 
 
 def _write_properties(data: Path, broker_port: int, controller_port: int) -> Path:
-    properties = data / "server.properties"
+    properties = data / PROPERTIES
     properties.write_text(
         f"""\
 process.roles=broker,controller

@@ -64,7 +64,10 @@ class Place:
     def run(self, source: str, *more: str, stdin: Any = None) -> tuple[int, str]:
         """Run to the end: exit code and standard error."""
         child = self.start(source, *more, stdin=stdin)
-        _, stderr = child.communicate(timeout=JOB_SECONDS)
+        try:
+            _, stderr = child.communicate(timeout=JOB_SECONDS)
+        finally:
+            child.kill()  # only one that is late still lives
         return child.returncode, stderr.decode()
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:

@@ -71,6 +71,7 @@ def test_a_damaged_state_is_rebuilt_and_copies_are_still_copies(topic: Topic) ->
     assert_agrees(topic.place, topic.expected(), by_line=False)
 
 
+@pytest.mark.long
 def test_a_lost_state_directory_is_rebuilt(topic: Topic) -> None:
     shutil.rmtree(topic.place.root / "state")
     topic.produce(31)
@@ -94,6 +95,7 @@ def test_a_partition_of_which_rows_are_missing_is_read_again(topic: Topic) -> No
     assert found["alerts"].keys() == expected.alerts.keys()
 
 
+@pytest.mark.long
 def test_a_rebuild_that_was_cut_off_is_said_and_begun_again(topic: Topic) -> None:
     state = topic.place.root / "state"
     (state / "REBUILDING").write_text("1")
@@ -117,6 +119,7 @@ def test_files_are_read_again_and_change_nothing(tmp_path: Path) -> None:
     assert before["priced"].keys() == expected_of(CONFIG, tmp_path / "events.jsonl").priced.keys()
 
 
+@pytest.mark.long
 def test_a_source_that_is_not_there_leaves_the_state_alone(topic: Topic) -> None:
     absent = replace(topic.place)
     code, stderr = absent.run("kafka://127.0.0.1:1/none", "--rebuild-state")

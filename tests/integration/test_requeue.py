@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV
+from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
 from dataflows.requeue import requeue, waiting_lines
+from dataflows.requeue_file import read_repaired
 from dataflows.start import Job, prepare, release
 from dataflows.state import LOCK_HELD_ENV
 from sinks.clickhouse import connect
@@ -144,12 +145,11 @@ def test_an_export_is_repaired_by_hand_and_put_through(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_in_a_repaired_file_stops_all_of_it(tmp_path: Path, content: str, sentence: str) -> None:
-    place = place_with(tmp_path, line("k1"))
-    (tmp_path / "repaired").write_text(content)
-    code, text = requeued(place, "--from", f"{tmp_path}/repaired")
-    assert code == 1
-    assert sentence.format(path=f"{tmp_path}/repaired") in text
-    assert "Traceback" not in text
+    path = tmp_path / "repaired"
+    path.write_text(content)
+    with pytest.raises(PlanError) as refused:
+        next(read_repaired(path))
+    assert sentence.format(path=path) in str(refused.value)
 
 
 class CrashError(Exception):

@@ -142,6 +142,7 @@ def test_what_a_restart_cannot_mend_is_said_once(tmp_path: Path, server: ClickHo
     assert stderr.count("meterline: ") == 1
 
 
+@pytest.mark.long
 def test_1_to_2_to_3_to_1_workers_keep_the_totals(tmp_path: Path, server: ClickHouseProcess) -> None:
     place = place_with_traffic(tmp_path / "rescale", server, 705, events=4_000)
     held = sorted(place.root.glob("events-*"))[1:]
