@@ -252,7 +252,8 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             return (
                 f"Kafka no longer has offset {self._next_offset} of {name}: messages were deleted before "
-                "they were read, or the topic was created anew; nothing was skipped, and the job has stopped"
+                "they were read; nothing was skipped, and the job has stopped. "
+                "`meterline run --rebuild-state` goes on with what is left"
             )
         return f"Kafka refuses to serve {name}: {error.str()}"
 

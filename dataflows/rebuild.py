@@ -85,6 +85,8 @@ class Resume:
     events_read: int
     again: bool
     """Whether it is read again from the oldest that there is."""
+    expired: int = 0
+    """Offsets that the topic let go of before they were read: what stood there is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,8 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
     for one in found.resumes:
         where = f"is read again from {one.next_offset}" if one.again else f"goes on at {one.next_offset}"
         say(f"{one.partition.name} {where}")
+        if one.expired:
+            say(f"{one.partition.name} had {one.expired} offsets below it that expired unread: they are LOST")
     say(f"rebuilt: {found.keys:,} keys, {found.windows:,} windows, {found.alerts} alerts to hand over")
     return job
 
@@ -184,11 +188,12 @@ def _resumes(job: Job, client: Client) -> Iterator[Resume]:
             return int(client.query(counted, parameters={**parameters, "below": offset}).result_rows[0][0])
 
         next_offset, read = published.get((one.source, one.number), (0, 0))
-        if topic is not None and next_offset and lines_below(next_offset) == read:
+        oldest = 0 if topic is None else oldest_offset(topic, one.number)
+        if topic is not None and next_offset >= max(oldest, 1) and lines_below(next_offset) == read:
             yield Resume(one, next_offset, read, again=False)
         else:
-            oldest = 0 if topic is None else oldest_offset(topic, one.number)
-            yield Resume(one, oldest, lines_below(oldest) if oldest else 0, again=True)
+            found = lines_below(oldest) if oldest else 0
+            yield Resume(one, oldest, found, again=True, expired=max(0, oldest - next_offset))
 
 
 def _position(job: Job, one: Resume) -> FileState:

@@ -18,11 +18,11 @@ def make_topic(bootstrap: str, topic: str) -> None:
         admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
 
 
-def read_back(bootstrap: str, topic: str) -> list[Line]:
+def read_back(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> list[Line]:
     """Every line of the topic with the broker's timestamps, partition by partition."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test", "enable.partition.eof": True})
     lines: list[Line] = []
-    for number in range(PARTITIONS):
+    for number in range(partitions):
         consumer.assign([TopicPartition(topic, number, 0)])
         while True:
             message = consumer.poll(30)
