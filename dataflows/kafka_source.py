@@ -116,8 +116,10 @@ def topic_identity(topic: KafkaTopic) -> str:
     """
     admin = AdminClient({**topic.client_config})
     try:
-        if admin.list_topics(topic.topic, timeout=METADATA_TIMEOUT_SECONDS).controller_id < 0:
-            return ""  # a broker that knows no administration
+        known = admin.list_topics(topic.topic, timeout=METADATA_TIMEOUT_SECONDS)
+        if known.controller_id not in known.brokers:
+            _log.warning("the brokers tell no topic ids: a topic created anew would not be recognised")
+            return ""
         name = TopicCollection([topic.topic])
         described = admin.describe_topics(name, request_timeout=METADATA_TIMEOUT_SECONDS)[
             topic.topic
