@@ -42,6 +42,7 @@ def test_inserts_that_meet_a_fault_stand_once(
     assert_agrees(direct, expected_of(direct))
 
 
+@pytest.mark.long
 def test_clickhouse_killed_and_started_again_under_a_running_job(tmp_path: Path) -> None:
     with running_clickhouse(tmp_path / "ch") as server:
         place = place_with_traffic(tmp_path / "job", server, 830, events=30_000)

@@ -72,6 +72,7 @@ def test_running_again_changes_nothing_with_the_state_or_without_it(tmp_path: Pa
     assert place.ask("SELECT count() FROM priced_events") == [(2 * len(before["rows"]),)]
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
     place = Place(tmp_path)
     write_traffic(tmp_path / "events.jsonl", 60_000, 12)
@@ -216,7 +217,12 @@ metring: {}
         ("file:///nowhere/events.jsonl", QUICK, "the file /nowhere/events.jsonl does not exist"),
         ("file:///usr", QUICK, "/usr is a directory"),
         ("file:///nowhere/*.jsonl", QUICK, "no file matches /nowhere/*.jsonl"),
-        ("kafka://127.0.0.1:9/events", QUICK, "no Kafka broker answers at 127.0.0.1:9"),
+        pytest.param(
+            "kafka://127.0.0.1:9/events",
+            QUICK,
+            "no Kafka broker answers at 127.0.0.1:9",
+            marks=pytest.mark.long,  # it waits for the timeout
+        ),
         ("ftp://host/x", QUICK, "the source begins with ftp://"),
         ("-", None, "pricing.rules[0].input_rate: must be positive"),
     ],

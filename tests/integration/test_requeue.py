@@ -156,7 +156,7 @@ class CrashError(Exception):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("when", ["before the run", "after the run"])
+@pytest.mark.parametrize("when", [pytest.param("before the run", marks=pytest.mark.long), "after the run"])
 def test_a_requeue_that_crashed_is_finished_by_the_next(tmp_path: Path, when: str) -> None:
     with running_clickhouse(tmp_path / "ch") as server:
         place = place_with(tmp_path, line("k1"), line("k2"), served=server.url())

@@ -99,6 +99,7 @@ def test_a_killed_worker_is_restarted_with_its_peer_and_the_totals_are_exact(
     assert_agrees(place, expected_of(place))
 
 
+@pytest.mark.long
 def test_sigterm_to_the_supervisor_drains_the_workers(tmp_path: Path, server: ClickHouseProcess) -> None:
     place = place_with_traffic(tmp_path / "term", server, 702)
     child = place.start(source_of(place), "--workers", "2")
