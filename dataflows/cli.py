@@ -61,7 +61,7 @@ from dataflows.start import OPERATOR_ERRORS, held_descriptors, prepare
 from dataflows.supervise import EXIT_REFUSED, Supervisor
 from metering.event import QuarantineReason
 from pricing.settings import thresholds
-from sinks.clickhouse import ClickHouseAddress, ClickHouseUnavailableError, connect, parse_address
+from sinks.clickhouse import ClickHouseAddress, ClickHouseUnavailableError, connect, first_line, parse_address
 from sinks.migrate import migrate
 
 EXIT_FAILED = 1
@@ -79,7 +79,7 @@ class Meterline(click.Group):
             click.echo(f"meterline: {exc}", err=True)
             ctx.exit(EXIT_FAILED)
         except ClickHouseError as exc:
-            click.echo(f"meterline: ClickHouse failed: {str(exc).splitlines()[0][:500]}", err=True)
+            click.echo(f"meterline: ClickHouse failed: {first_line(exc)}", err=True)
             ctx.exit(EXIT_FAILED)
         except KeyboardInterrupt:
             click.echo("meterline: interrupted; the next run goes on from the last durable epoch", err=True)
@@ -360,7 +360,7 @@ def query(sql: str, form: str) -> None:
     try:
         result = client.query(sql)
     except ClickHouseError as exc:
-        raise PlanError(f"ClickHouse refuses the query: {str(exc).splitlines()[0][:500]}") from None
+        raise PlanError(f"ClickHouse refuses the query: {first_line(exc)}") from None
     finally:
         client.close()
     table = ReportTable("", tuple(result.column_names), tuple(tuple(row) for row in result.result_rows))

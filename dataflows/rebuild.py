@@ -17,7 +17,6 @@ a marker says so, and after a crash the job does not start but with another rebu
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -38,7 +37,7 @@ from dataflows.operators import ShardLog, Watermarks, windows_to_bytes
 from dataflows.seeding import States, seed
 from dataflows.segments import fsync_directory
 from dataflows.start import Job, hold, prepare
-from dataflows.state import MARKER_OF_REBUILD, recognise_topic
+from dataflows.state import MARKER_OF_REBUILD, REBUILD_TOKEN, recognise_topic
 from dataflows.steps import DAY_MS, HOUR_MS, SETTLED_EVENTS, partition_by_tenant, split_by_shard
 from pricing.cap import CapAlert
 from pricing.settings import Settings, thresholds, timezone_for
@@ -63,7 +62,7 @@ def set_aside(directory: Path, stamp: str) -> Path | None:
     Call it with the lock held. `stamp` names the place, and must be new.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / MARKER_OF_REBUILD).write_text(str(os.getpid()))
+    (directory / MARKER_OF_REBUILD).write_text(REBUILD_TOKEN)
     fsync_directory(directory)
     found = [directory / name for name in _STATE if (directory / name).exists()]
     if not found:
@@ -87,6 +86,8 @@ class Resume:
     """Whether it is read again from the oldest that there is."""
     expired: int = 0
     """Offsets that the topic let go of before they were read: what stood there is lost."""
+    missing: int = 0
+    """Lines that were read and have no row in ClickHouse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,7 @@ def rebuild(job: Job, client: Client, on_progress: Callable[[str], None]) -> Reb
     """
     resumes = tuple(_resumes(job, client))
     settings, state = job.plan.settings, job.state
-    known = {one.partition.ordinal: times for one in resumes if (times := _newest(client, one))}
-    marks = _watermarks(known, settings)
+    marks = _watermarks(client, resumes, settings) or Watermarks(frozenset())
     logs = [ShardLog(state.directory / "dedupe", None) for _ in range(state.shards)]
     keys = 0
     for shard, entries in _entries(job, client, marks, on_progress):
@@ -158,6 +158,11 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
         say(f"{one.partition.name} {where}")
         if one.expired:
             say(f"{one.partition.name} had {one.expired} offsets below it that expired unread: they are LOST")
+        if one.missing and one.next_offset:
+            say(
+                f"{one.partition.name} lacks rows for {one.missing} lines: those that stood below "
+                f"{one.next_offset} are LOST, unless they are among the staged blocks of the state before"
+            )
     say(f"rebuilt: {found.keys:,} keys, {found.windows:,} windows, {found.alerts} alerts to hand over")
     return job
 
@@ -193,7 +198,8 @@ def _resumes(job: Job, client: Client) -> Iterator[Resume]:
             yield Resume(one, next_offset, read, again=False)
         else:
             found = lines_below(oldest) if oldest else 0
-            yield Resume(one, oldest, found, again=True, expired=max(0, oldest - next_offset))
+            expired = max(0, oldest - next_offset)
+            yield Resume(one, oldest, found, True, expired, read - lines_below(next_offset))  # noqa: FBT003
 
 
 def _position(job: Job, one: Resume) -> FileState:
@@ -224,19 +230,47 @@ def _newest(client: Client, one: Resume) -> list[int]:
     return [int(row[0]) for row in rows]
 
 
-def _watermarks(newest: dict[int, list[int]], settings: Settings) -> Watermarks:
-    """Where the inputs stood. One further behind than the allowed lateness was idle and held nothing."""
-    peaks = {ordinal: times[0] for ordinal, times in newest.items()}
+def _watermarks(client: Client, resumes: tuple[Resume, ...], settings: Settings) -> Watermarks | None:
+    """Where the inputs stood; None if nothing of any of them stands in ClickHouse.
+
+    Closed is what all have passed. An input that is read again has passed nothing that it will bring: the
+    oldest event of its that stands above its position. One further behind than the allowed lateness was idle
+    and held nothing.
+    """
+    newest = {one.partition.ordinal: times for one in resumes if (times := _newest(client, one))}
     lateness_ms = settings.metering.allowed_lateness_hours * HOUR_MS
-    in_step = [peak for peak in peaks.values() if peak >= max(peaks.values()) - lateness_ms]
-    return Watermarks(frozenset(), peaks, min(in_step, default=-1), newest_ms=newest)
+    passed = [times[-1] for times in newest.values()]
+    in_step = [instant for instant in passed if instant >= max(passed) - lateness_ms]
+    coming = [instant for one in resumes if one.again and (instant := _oldest_above(client, one)) is not None]
+    if not in_step and not coming:
+        return None
+    peaks = {ordinal: times[0] for ordinal, times in newest.items()}
+    return Watermarks(frozenset(), peaks, min(in_step + coming), newest_ms=newest)
+
+
+def _oldest_above(client: Client, one: Resume) -> int | None:
+    rows = client.query(
+        "SELECT toUnixTimestamp64Milli(min(timestamp)), count() FROM priced_events"
+        " WHERE source = {source:String} AND source_partition = {number:UInt32}"
+        " AND source_offset >= {position:UInt64}",
+        parameters={
+            "source": one.partition.source,
+            "number": one.partition.number,
+            "position": one.next_offset,
+        },
+    ).result_rows
+    return int(rows[0][0]) if rows[0][1] else None
 
 
 def _entries(
     job: Job, client: Client, marks: Watermarks, on_progress: Callable[[str], None]
 ) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.void]]]]:
-    """Index entries of the rows that a copy may still refer to, by shard, an hour of event time at a time."""
+    """Index entries of the rows that a copy may still refer to, by shard, an hour of event time at a time.
+
+    Lines of a requeue that is not finished are no rows yet: they are put through once more.
+    """
     metering, state = job.plan.settings.metering, job.state
+    begun = [str(path) for path in _requeues_begun(job)]
     keep_ms = (metering.idempotency_window_hours + metering.allowed_lateness_hours) * HOUR_MS
     if marks.closed_ms < 0:
         return
@@ -250,6 +284,7 @@ def _entries(
     done = 0
     for start in range(int(oldest), int(newest) + 1, SLICE_MS):
         events = _events(client, start, min(start + SLICE_MS, int(newest) + 1))
+        events = events.filter(~pl.col("source").is_in(begun))
         for (source, number), part in events.partition_by("source", "source_partition", as_dict=True).items():
             known = state.partitions.get(f"{source}/{number}")
             partition = known or Partition(UNKNOWN_ORDINAL, str(source), int(str(number)))

@@ -29,6 +29,7 @@ from clickhouse_connect.driver.client import Client
 
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.run import JobFailedError
 from dataflows.segments import fsync_directory
 from dataflows.start import SERVER_SINK_PARTITIONS, Job
 from dataflows.state import open_state
@@ -37,7 +38,7 @@ from pricing.rate_card import RateCard, compile_card
 from pricing.settings import Settings
 
 PAGE_ROWS = 20_000
-"""Lines looked at together: it bounds memory, not how many are put through."""
+"""Lines looked at together: it bounds memory for lines of the usual length, not how many are put through."""
 
 POSITION = ("source", "source_partition", "source_offset", "source_line")
 
@@ -234,9 +235,24 @@ def _finish(job: Job, client: Client, marker: Path, run: Callable[[Job], None]) 
     path = marker.with_suffix(".jsonl")
     if path.stat().st_size:
         run(_over(job, path))
+        _insist_on_all(client, path)
     client.command(_RESOLVE, parameters={"id": marker.stem})
     marker.unlink()
     fsync_directory(marker.parent)
+
+
+def _insist_on_all(client: Client, path: Path) -> None:
+    """A job that was asked to stop ends well in the middle of its input: then nothing is resolved yet."""
+    rows = client.query(
+        "SELECT sum(events_read) FROM source_progress FINAL WHERE source = {source:String}",
+        parameters={"source": str(path)},
+    ).result_rows
+    with path.open("rb") as file:
+        lines = sum(1 for _ in file)
+    if int(rows[0][0]) < lines:
+        raise JobFailedError(
+            f"the requeue was stopped after {rows[0][0]} of {lines} lines: the next one finishes it"
+        )
 
 
 def _over(job: Job, path: Path) -> Job:

@@ -139,17 +139,22 @@ def _stopping_on_sigterm() -> Iterator[None]:
         _log.error("stopping took too long: the next run goes on from the last durable epoch")
         os._exit(1)
 
+    timers: list[threading.Timer] = []
+
     def stop(_: int, __: FrameType | None) -> None:
         STOPPING.set()
         timer = threading.Timer(STOP_SECONDS_MAX, give_up)
         timer.daemon = True
         timer.start()
+        timers.append(timer)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        for timer in timers:
+            timer.cancel()
 
 
 @contextmanager

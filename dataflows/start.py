@@ -76,10 +76,7 @@ def prepare(environment: Mapping[str, str]) -> Job:
     plan = plan_job(environment)
     webhooks = tuple(read_webhooks(plan.settings.alerts.webhooks, environment))
     inputs = find_inputs(plan)
-    try:
-        hold(plan, environment)
-    except OSError as exc:
-        raise PlanError(f"the state directory {plan.state_dir} cannot be used: {exc.strerror}") from None
+    hold(plan, environment)
     if plan.kafka is not None:
         recognise_topic(plan.state_dir, plan.kafka.topic, topic_identity(plan.kafka))
     client = connect(plan.clickhouse)
@@ -101,10 +98,14 @@ def hold(plan: JobPlan, environment: Mapping[str, str]) -> None:
 
     Raises:
         StateHeldError: another job has it.
+        PlanError: the directory cannot be used.
     """
     if environment.get(LOCK_HELD_ENV) == str(os.getppid()) or _HELD:
         return
-    _HELD.append(StateLock.acquire(plan.state_dir))
+    try:
+        _HELD.append(StateLock.acquire(plan.state_dir))
+    except OSError as exc:
+        raise PlanError(f"the state directory {plan.state_dir} cannot be used: {exc.strerror}") from None
 
 
 def held_descriptors() -> tuple[int, ...]:

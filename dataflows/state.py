@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,9 @@ class StateLock:
 MARKER_OF_REBUILD = "REBUILDING"
 """A file that stands in the state directory while its state is being rebuilt."""
 
+REBUILD_TOKEN = uuid.uuid4().hex
+"""What the marker holds: it lets in the process that rebuilds, and no later one of the same number."""
+
 
 def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitions: int) -> JobState:
     """Open or begin a state directory, with these inputs (source, number) added to those it knows.
@@ -113,7 +117,7 @@ def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitio
     """
     directory.mkdir(parents=True, exist_ok=True)
     marker = directory / MARKER_OF_REBUILD
-    if marker.exists() and marker.read_text() != str(os.getpid()):
+    if marker.exists() and marker.read_text() != REBUILD_TOKEN:
         raise CorruptStateError(f"the state in {directory} was being rebuilt when that job ended")
     path = directory / "job.json"
     if not path.exists() and any((directory / "recovery").glob("part-*.sqlite3")):
@@ -121,6 +125,9 @@ def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitio
         raise CorruptStateError(
             f"the state file {path} is missing: put it back, or remove the whole directory to begin anew"
         )
+    stored = any((directory / "recovery").glob("part-*.sqlite3"))
+    if path.exists() and not stored and any(directory.glob("*/shard-*/*.segment")):
+        raise CorruptStateError(f"the recovery store {directory / 'recovery'} is missing beside its segments")
     known = _read(path)
     partitions = {partition.name: partition for partition in known.partitions.values()}
     for source, number in inputs:
@@ -155,7 +162,12 @@ def recognise_topic(directory: Path, topic: str, identity: str) -> None:
     if not identity:
         return
     path = directory / "topics.json"
-    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        raise CorruptStateError(
+            f"the state file {path} is not JSON: remove it to accept the topic as it is"
+        ) from None
     if known.get(topic, identity) != identity:
         raise TopicReplacedError(
             f"the Kafka topic {topic} was created anew since {directory} was written (its id was "

@@ -2,7 +2,7 @@
 
 Bytewax stops every process of a cluster when one dies, so the supervisor waits for all of them, pauses,
 and starts all again; each goes on from the last durable epoch. It gives up after `RESTARTS_MAX`
-failures in a row, and at once when a worker refuses: with the same configuration it would refuse again.
+restarts in a row, and at once when a worker refuses: with the same configuration it would refuse again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXIT_REFUSED = 78
 """A worker's exit code (EX_CONFIG of sysexits.h) for what a restart cannot mend."""
 
 RESTARTS_MAX = 6
-"""Failures in a row before the job is given up: with the pauses below, about a minute of trying."""
+"""Restarts in a row before the job is given up: with the pauses below, about a minute of trying."""
 
 STEADY_SECONDS = 120.0
 """Workers that ran this long were well: the count of failures in a row begins anew."""

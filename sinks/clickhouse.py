@@ -149,3 +149,8 @@ def _sentence(address: ClickHouseAddress, exc: Exception) -> str:
     if address.password:
         first = first.replace(address.password, "…")
     return f"ClickHouse at {address.host}:{address.port} answers with an error: {first[:300]}"
+
+
+def first_line(exc: Exception) -> str:
+    """What an error says first, shortened: the engine adds a stack to some."""
+    return (str(exc).splitlines() or [type(exc).__name__])[0][:500]

@@ -55,11 +55,12 @@ _ANSWERS = frozenset(
 # An INSERT up to its rows: a target without quotes that mislead, perhaps settings, a format, one line end.
 _QUOTED = rb"""`(?:[^`\\]|\\.)*`|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
 _INSERT = re.compile(
-    rb"(?P<target>\s*INSERT\s+INTO\s+(?:(?!\b(?:SETTINGS|FORMAT|VALUES|SELECT|WITH|FROM)\b)(?:%(quoted)s|[^`\"']))+)"
+    rb"(?P<target>(?:\s|--[^\n]*\n|/\*.*?\*/)*INSERT\s+INTO\s+(?:(?!\b(?:SETTINGS|FORMAT|VALUES|SELECT|WITH|FROM)\b)(?:%(quoted)s|[^`\"']))+)"
     rb"(?P<settings>\bSETTINGS\s(?:(?!\b(?:FORMAT|VALUES|SELECT|WITH)\b)(?:%(quoted)s|[^`\"']))+)?"
     rb"(?:\bFORMAT\s+(?P<format>\w+)[ \t]*(?:\r?\n)?|\bVALUES\b)" % {b"quoted": _QUOTED},
     re.IGNORECASE | re.DOTALL,
 )
+_WORD = re.compile(rb"[A-Za-z]+")
 _CODE = re.compile(r"Code: (\d+)\.")
 _STATUS = {"62": 400, "36": 400, "60": 404, "81": 404, "164": 403}
 
@@ -88,7 +89,8 @@ class Statement:
         """The format of the answer; empty for a statement that has none, such as CREATE or INSERT."""
         start = _LEADING.match(self.sql)
         rest = self.sql[start.end() :] if start else self.sql
-        if rest.split(None, 1)[0].upper() not in _ANSWERS:
+        word = _WORD.match(rest)
+        if not word or word.group().upper() not in _ANSWERS:
             return ""
         named = _FORMAT.search(rest)
         return named.group(1).decode() if named else self.default_format
@@ -104,8 +106,12 @@ class Statement:
         target, settings, form = found["target"], found["settings"] or b"", found["format"] or b"Values"
         return b"%s FROM INFILE %s %s FORMAT %s" % (target, _literal(path).encode(), settings, form)
 
+    def restoration(self) -> list[str]:
+        """The statements that put the settings of a kept session back."""
+        return [f"SET {name} = DEFAULT" for name in self.settings]
+
     def preparation(self) -> list[str]:
-        """The statements that put a fresh session into the state which the request asks for."""
+        """The statements that put a session into the state which the request asks for."""
         return [
             f"USE {_identifier(self.database)}",
             *(f"SET {name} = {_literal(value)}" for name, value in self.settings.items()),
@@ -144,6 +150,7 @@ def read_statement(query_string: str, headers: Mapping[str, str], body: bytes, *
             raise BadRequestError(f"{name[:64]!r} is not the name of a setting")
     if not writes:
         settings["readonly"] = "2"
+        session = ""  # there would be no way back to writing
     head = parameters.get("query", "").encode()
     data = decompress(body, headers.get("content-encoding", ""))
     sql = head + b"\n" + data if head and data else head or data

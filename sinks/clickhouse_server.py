@@ -67,7 +67,7 @@ class Session:
     def __init__(self, directory: str) -> None:
         self._connection = Connection(directory)
         self._turn = threading.Lock()
-        self._connection.query(f"SET max_execution_time = {STATEMENT_SECONDS_MAX}")
+        self._bound_time()
 
     def run(self, statement: Statement) -> Answer:
         """Run one statement; others of the same session wait.
@@ -76,22 +76,33 @@ class Session:
             RuntimeError: the engine's error text.
         """
         with self._turn:
-            for preparation in statement.preparation():
-                self._connection.query(preparation)
-            if statement.rows is None:
-                result = self._run(statement.sql, statement)
-            else:
-                with tempfile.NamedTemporaryFile(suffix=".rows") as file:
-                    file.write(statement.rows)
-                    file.flush()
-                    result = self._run(statement.reading_rows_from(file.name), statement)
+            try:
+                for preparation in statement.preparation():
+                    self._connection.query(preparation)
+                result = self._run(statement)
+            finally:
+                for restoration in statement.restoration() if statement.session else ():
+                    with contextlib.suppress(RuntimeError):  # a name that was no setting
+                        self._connection.query(restoration)
+                self._bound_time()
             return Answer(
                 result.bytes() or b"", statement.result_format, result.rows_read(), result.rows_written()
             )
 
-    def _run(self, sql: bytes, statement: Statement) -> Any:
+    def _bound_time(self) -> None:
+        with contextlib.suppress(RuntimeError):  # a session of one request that may only read
+            self._connection.query(f"SET max_execution_time = {STATEMENT_SECONDS_MAX}")
+
+    def _run(self, statement: Statement) -> Any:
         engine: Any = self._connection  # its annotations ask for text; a statement is bytes in any encoding
-        return engine.query(sql, statement.default_format, params=dict(statement.parameters))
+        parameters = dict(statement.parameters)
+        if statement.rows is None:
+            return engine.query(statement.sql, statement.default_format, params=parameters)
+        with tempfile.NamedTemporaryFile(suffix=".rows") as file:
+            file.write(statement.rows)
+            file.flush()
+            sql = statement.reading_rows_from(file.name)
+            return engine.query(sql, statement.default_format, params=parameters)
 
     def close(self) -> None:
         """End the session, after the statement that it may be running."""
@@ -134,7 +145,7 @@ class EmbeddedClickHouse:
 
     def _answer(self, environ: WSGIEnvironment) -> tuple[int, Headers, bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        if "HTTP_ORIGIN" in environ:
+        if _from_a_web_page(environ):
             return _plain(403, "web pages may not use this database\n")
         if method not in ("GET", "HEAD", "POST"):
             return _plain(405, "use GET or POST\n")
@@ -183,6 +194,13 @@ class EmbeddedClickHouse:
             ("X-ClickHouse-Summary", json.dumps(summary)),
         ]
         return [*headers, ("X-ClickHouse-Format", answer.format)] if answer.format else headers
+
+
+def _from_a_web_page(environ: WSGIEnvironment) -> bool:
+    """Whether a browser sends this for some page, or under another name for this machine (DNS rebinding)."""
+    name = environ.get("HTTP_HOST", HOST).rsplit(":", 1)[0]
+    site = environ.get("HTTP_SEC_FETCH_SITE", "none")
+    return "HTTP_ORIGIN" in environ or site != "none" or name not in (HOST, "localhost")
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:

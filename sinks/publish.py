@@ -33,7 +33,7 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from sinks.clickhouse import ClickHouseUnavailableError
+from sinks.clickhouse import ClickHouseUnavailableError, first_line
 
 BLOCK_ROWS_MAX = 500_000
 RETRY_SECONDS_MAX = 300
@@ -170,7 +170,7 @@ def insert_block(
                 raise ClickHouseUnavailableError(
                     f"ClickHouse did not take {block.rows} rows for {block.table} within "
                     f"{RETRY_SECONDS_MAX} seconds; they stay staged, and the next run publishes them. "
-                    f"The last error was: {_first_line(exc)}"
+                    f"The last error was: {first_line(exc)}"
                 ) from exc
             observer.retried()
             pause = _RETRY_PAUSE_SECONDS[min(attempt, len(_RETRY_PAUSE_SECONDS) - 1)]
@@ -181,17 +181,13 @@ def insert_block(
                     "table": block.table,
                     "rows": block.rows,
                     "attempt": attempt,
-                    "error": _first_line(exc),
+                    "error": first_line(exc),
                 },
             )
             sleep(pause)
         else:
             observer.published(block.rows, time.monotonic() - started)
             return
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).splitlines() or [type(exc).__name__])[0][:300]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import pytest
 from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
 from dataflows.requeue import requeue, waiting_lines
 from dataflows.requeue_file import read_repaired
+from dataflows.run import JobFailedError
 from dataflows.start import Job, prepare, release
 from dataflows.state import LOCK_HELD_ENV
 from sinks.clickhouse import connect
@@ -188,6 +189,36 @@ def test_a_requeue_that_crashed_is_finished_by_the_next(tmp_path: Path, when: st
         assert "1 begun earlier and finished now" in text
         assert (waiting(place), [key for key, _ in usage(place)]) == ([], ["k1", "k2"])
         assert place.ask("SELECT count() FROM duplicates FINAL") == [(0,)]
+
+
+def test_a_requeue_that_is_stopped_in_the_middle_resolves_nothing(tmp_path: Path) -> None:
+    with running_clickhouse(tmp_path / "ch") as server:
+        place = place_with(tmp_path, line("k1"), served=server.url())
+        environment = {
+            CONFIG_ENV: f"{tmp_path}/meterline.yaml",
+            SOURCE_ENV: f"file://{tmp_path}/events.jsonl",
+            CLICKHOUSE_ENV: place.clickhouse,
+            STATE_DIR_ENV: f"{tmp_path}/state",
+        }
+        job = prepare(environment)
+        client = connect(job.plan.clickhouse)
+        with pytest.raises(JobFailedError, match="stopped after 0 of 1 lines"):
+            requeue(job, client, waiting_lines(client, "unpriced", ""), NOON_MS + DAY_MS, lambda _: None)
+        client.close()
+        release()
+        assert waiting(place) == ["unpriced"]
+        assert requeued(place, "--reason", "unpriced")[0] == 0
+        assert (waiting(place), [key for key, _ in usage(place)]) == ([], ["k1"])
+
+
+def test_a_rebuild_after_a_requeue_counts_its_lines_once(tmp_path: Path) -> None:
+    place = place_with(tmp_path, line("k1"), line("k2", model="old"))
+    assert requeued(place, "--reason", "unpriced")[0] == 0
+    code, stderr = place.run(f"file://{tmp_path}/events.jsonl", "--rebuild-state")
+    assert code == 0, stderr
+    assert [key for key, _ in usage(place)] == ["k1", "k2"]
+    spent = place.ask("SELECT spend FROM spend WHERE window_kind = 'day'")
+    assert spent == [(Decimal("0.011"),)]
 
 
 def test_wrong_usage_and_a_running_job_are_sentences(tmp_path: Path) -> None:

@@ -78,6 +78,19 @@ def test_a_session_keeps_its_temporary_tables_to_itself(client: Client, server: 
     other.close()
 
 
+def test_the_settings_of_a_request_do_not_stay_in_its_session(
+    client: Client, server: ClickHouseProcess
+) -> None:
+    url = f"http://127.0.0.1:{server.port}/?session_id=s"
+    token = "&insert_deduplication_token=T"
+    assert client.command("SELECT count() FROM shop.t") == 0
+    for number, more in ((1, token), (2, ""), (3, "")):
+        assert httpx.post(url + more, content=f"INSERT INTO shop.t VALUES ({number}, '')").status_code == 200
+    assert httpx.get(url + "&query=SELECT%201").text == "1\n"
+    assert httpx.post(url, content="INSERT INTO shop.t VALUES (4, '')").status_code == 200
+    assert client.command("SELECT count() FROM shop.t") == 4
+
+
 def test_clients_at_the_same_time_do_not_mix(client: Client, server: ClickHouseProcess) -> None:
     wrong: list[object] = []
 
@@ -115,6 +128,10 @@ def test_clients_at_the_same_time_do_not_mix(client: Client, server: ClickHouseP
         ("DELETE", "/", "", {}, 405, "use GET or POST"),
         ("GET", "/play", "", {}, 404, "statements go to /"),
         ("POST", "/", "SELECT 1", {"Origin": "https://elsewhere.example"}, 403, "web pages may not"),
+        ("GET", "/?query=SELECT%201", "", {"Sec-Fetch-Site": "cross-site"}, 403, "web pages may not"),
+        ("GET", "/?query=SELECT%201", "", {"Host": "rebound.example:8123"}, 403, "web pages may not"),
+        ("GET", "/?query=SELECT%201", "", {"Host": "localhost:8123"}, 200, "1"),
+        ("POST", "/", "-- nothing at all", {}, 200, ""),
     ],
 )
 def test_plain_http(

@@ -41,6 +41,12 @@ def read(
             b"INSERT INTO t SETTINGS s = 'FORMAT a' FORMAT CSV\n",
             b"1",
         ),
+        (
+            "",
+            b"/* app */ -- x\nINSERT INTO t FORMAT CSV\n1\n\n2",
+            b"/* app */ -- x\nINSERT INTO t FORMAT CSV\n",
+            b"1\n\n2",
+        ),
         ("", b"INSERT INTO t SELECT 1 FORMAT Null", b"INSERT INTO t SELECT 1 FORMAT Null", None),
         ("", b"INSERT INTO t WITH 1 AS x SELECT x", b"INSERT INTO t WITH 1 AS x SELECT x", None),
         ("", b"SELECT 'INSERT INTO t VALUES'", b"SELECT 'INSERT INTO t VALUES'", None),
@@ -77,6 +83,8 @@ def test_rows_are_read_from_a_file(sql: str, expected: bytes) -> None:
         ("EXPLAIN SELECT 1", "TabSeparated"),
         ("CREATE TABLE t (a Int8) ENGINE = Memory", ""),
         ("INSERT INTO t FORMAT CSV", ""),
+        ("-- nothing", ""),
+        ("/* x */", ""),
     ],
 )
 def test_only_what_answers_has_a_format(sql: str, expected: str) -> None:
@@ -104,7 +112,7 @@ def test_parameters_become_settings_values_and_the_way_of_the_answer() -> None:
         "SET insert_deduplication_token = 'it\\'s'",
         "SET readonly = '2'",
     ]
-    assert (statement.parameters, statement.session, statement.default_format) == ({"x": "5"}, "s", "JSON")
+    assert (statement.parameters, statement.session, statement.default_format) == ({"x": "5"}, "", "JSON")
 
 
 @pytest.mark.parametrize(
