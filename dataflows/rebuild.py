@@ -32,15 +32,16 @@ from dataflows.batch import EVENT_SCHEMA, INTEGER_FIELDS, Decoded, Partition
 from dataflows.connections import find_inputs, plan_job
 from dataflows.dedupe import ENTRY_DTYPE
 from dataflows.file_source import FileState
-from dataflows.kafka_source import oldest_offset, topic_identity
+from dataflows.kafka_source import topic_identity
 from dataflows.operators import ShardLog, Watermarks, windows_to_bytes
+from dataflows.rebuild_positions import Resume, resumes_of, watermarks_of
 from dataflows.seeding import States, seed
 from dataflows.segments import fsync_directory
 from dataflows.start import Job, hold, prepare
 from dataflows.state import MARKER_OF_REBUILD, REBUILD_TOKEN, recognise_topic
-from dataflows.steps import DAY_MS, HOUR_MS, SETTLED_EVENTS, partition_by_tenant, split_by_shard
+from dataflows.steps import DAY_MS, HOUR_MS, partition_by_tenant, split_by_shard
 from pricing.cap import CapAlert
-from pricing.settings import Settings, thresholds, timezone_for
+from pricing.settings import thresholds, timezone_for
 from pricing.spend import SpendBook
 from pricing.windows import day_window
 from sinks.clickhouse import connect
@@ -76,21 +77,6 @@ def set_aside(directory: Path, stamp: str) -> Path | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
-    """Where an input goes on: all below `next_offset` stands in ClickHouse, `events_read` lines of it."""
-
-    partition: Partition
-    next_offset: int
-    events_read: int
-    again: bool
-    """Whether it is read again from the oldest that there is."""
-    expired: int = 0
-    """Offsets that the topic let go of before they were read: what stood there is lost."""
-    missing: int = 0
-    """Lines that were read and have no row in ClickHouse."""
-
-
-@dataclass(frozen=True, slots=True)
 class Rebuilt:
     """What a rebuild found."""
 
@@ -106,9 +92,9 @@ def rebuild(job: Job, client: Client, on_progress: Callable[[str], None]) -> Reb
     Raises:
         ClickHouseError: a query failed; the marker stays.
     """
-    resumes = tuple(_resumes(job, client))
+    resumes = tuple(resumes_of(job, client))
     settings, state = job.plan.settings, job.state
-    marks = _watermarks(client, resumes, settings) or Watermarks(frozenset())
+    marks = watermarks_of(client, resumes, settings) or Watermarks(frozenset())
     logs = [ShardLog(state.directory / "dedupe", None) for _ in range(state.shards)]
     keys = 0
     for shard, entries in _entries(job, client, marks, on_progress):
@@ -167,99 +153,9 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
     return job
 
 
-def _resumes(job: Job, client: Client) -> Iterator[Resume]:
-    counted = """
-        SELECT uniqExact(source_offset, source_line) FROM
-        (
-            SELECT source, source_partition, source_offset, source_line FROM priced_events
-            UNION ALL SELECT source, source_partition, source_offset, source_line FROM duplicates
-            UNION ALL SELECT source, source_partition, source_offset, source_line FROM quarantine_log
-        )
-        WHERE source = {source:String} AND source_partition = {number:UInt32}
-            AND source_offset < {below:UInt64}
-    """
-    published = {
-        (source, number): (int(next_offset), int(read))
-        for source, number, next_offset, read in client.query(
-            "SELECT source, source_partition, next_offset, events_read FROM source_progress FINAL"
-        ).result_rows
-    }
-    topic = job.plan.kafka
-    for name in sorted(job.chosen):
-        one = job.state.partitions[name]
-        parameters: dict[str, Any] = {"source": one.source, "number": one.number}
-
-        def lines_below(offset: int, parameters: dict[str, Any] = parameters) -> int:
-            return int(client.query(counted, parameters={**parameters, "below": offset}).result_rows[0][0])
-
-        next_offset, read = published.get((one.source, one.number), (0, 0))
-        oldest = 0 if topic is None else oldest_offset(topic, one.number)
-        if topic is not None and next_offset >= max(oldest, 1) and lines_below(next_offset) == read:
-            yield Resume(one, next_offset, read, again=False)
-        else:
-            found = lines_below(oldest) if oldest else 0
-            expired = max(0, oldest - next_offset)
-            yield Resume(one, oldest, found, True, expired, read - lines_below(next_offset))  # noqa: FBT003
-
-
 def _position(job: Job, one: Resume) -> FileState:
     # A file is read again from its first byte; of Kafka only the offset counts.
     return (one.next_offset, 0) if job.plan.kafka is not None else (0, 0)
-
-
-def _newest(client: Client, one: Resume) -> list[int]:
-    """The greatest event times of an input, falling."""
-    rows = client.query(
-        """
-        SELECT toUnixTimestamp64Milli(timestamp) AS t FROM
-        (
-            SELECT source, source_partition, source_offset, timestamp FROM priced_events
-            UNION ALL SELECT source, source_partition, source_offset, timestamp FROM duplicates
-        )
-        WHERE source = {source:String} AND source_partition = {number:UInt32}
-            AND source_offset < {below:UInt64}
-        ORDER BY t DESC LIMIT {limit:UInt32}
-        """,
-        parameters={
-            "source": one.partition.source,
-            "number": one.partition.number,
-            "below": one.next_offset,
-            "limit": SETTLED_EVENTS,
-        },
-    ).result_rows
-    return [int(row[0]) for row in rows]
-
-
-def _watermarks(client: Client, resumes: tuple[Resume, ...], settings: Settings) -> Watermarks | None:
-    """Where the inputs stood; None if nothing of any of them stands in ClickHouse.
-
-    Closed is what all have passed. An input that is read again has passed nothing that it will bring: the
-    oldest event of its that stands above its position. One further behind than the allowed lateness was idle
-    and held nothing.
-    """
-    newest = {one.partition.ordinal: times for one in resumes if (times := _newest(client, one))}
-    lateness_ms = settings.metering.allowed_lateness_hours * HOUR_MS
-    passed = [times[-1] for times in newest.values()]
-    in_step = [instant for instant in passed if instant >= max(passed) - lateness_ms]
-    coming = [instant for one in resumes if one.again and (instant := _oldest_above(client, one)) is not None]
-    if not in_step and not coming:
-        return None
-    peaks = {ordinal: times[0] for ordinal, times in newest.items()}
-    return Watermarks(frozenset(), peaks, min(in_step + coming), newest_ms=newest)
-
-
-def _oldest_above(client: Client, one: Resume) -> int | None:
-    rows = client.query(
-        "SELECT toUnixTimestamp64Milli(min(timestamp)), count() FROM priced_events"
-        " WHERE source = {source:String} AND source_partition = {number:UInt32}"
-        " AND source_offset >= {position:UInt64}",
-        parameters={
-            "source": one.partition.source,
-            "number": one.partition.number,
-            "position": one.next_offset,
-        },
-    ).result_rows
-    return int(rows[0][0]) if rows[0][1] else None
 
 
 def _entries(

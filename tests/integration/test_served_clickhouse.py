@@ -84,8 +84,9 @@ def test_the_settings_of_a_request_do_not_stay_in_its_session(
     url = f"http://127.0.0.1:{server.port}/?session_id=s"
     token = "&insert_deduplication_token=T"
     assert client.command("SELECT count() FROM shop.t") == 0
-    for number, more in ((1, token), (2, ""), (3, "")):
-        assert httpx.post(url + more, content=f"INSERT INTO shop.t VALUES ({number}, '')").status_code == 200
+    for number, more in (("1", token), ("2", ""), ("3", "")):
+        insert = "INSERT INTO shop.t VALUES ({n:Int64}, '')".replace("{n:Int64}", number)
+        assert httpx.post(url + more, content=insert).status_code == 200
     assert httpx.get(url + "&query=SELECT%201").text == "1\n"
     assert httpx.post(url, content="INSERT INTO shop.t VALUES (4, '')").status_code == 200
     assert client.command("SELECT count() FROM shop.t") == 4
