@@ -28,6 +28,7 @@ from dataflows.lifecycle import STOPPING
 from dataflows.metering import build_flow
 from dataflows.metrics import serving_metrics
 from dataflows.start import OPERATOR_ERRORS, Job
+from dataflows.state import LOCK_HELD_ENV
 from dataflows.supervise import end_with_parent
 from sinks.clickhouse import ClickHouseUnavailableError, connect
 from sinks.publish import INSERT_SETTINGS
@@ -73,7 +74,9 @@ def run_worker(job: Job, number: int, addresses: list[str]) -> None:
     Raises:
         JobFailedError: as `run_job`; also when another worker died.
     """
-    end_with_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    # Not the parent of this moment: the supervisor may have died while this process came up.
+    supervisor = int(os.environ.get(LOCK_HELD_ENV, os.getppid()))
+    end_with_parent(supervisor, lambda: os.kill(os.getpid(), signal.SIGTERM))
     _run_flow(job, process_id=number, addresses=addresses)
 
 

@@ -169,13 +169,19 @@ def free_addresses(count: int) -> list[str]:
 
 
 def end_with_parent(parent: int, end: Callable[[], None]) -> None:
-    """Watch, in a thread, for the death of the process `parent` that started this one; then call `end`."""
+    """Watch, in a thread, for the death of the process `parent` that started this one; then call `end`.
+
+    Whoever still lives `_DRAIN_SECONDS` later ends at once: while the engine waits for a peer that will
+    never come, it hears no signal.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_ORPHAN_POLL_SECONDS)
         _log.error("the supervisor is gone: this worker ends too")
         end()
+        time.sleep(_DRAIN_SECONDS)
+        os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

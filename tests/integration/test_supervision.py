@@ -9,6 +9,8 @@ import random
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
-from tests.integration.running import JOB_SECONDS, Place, assert_agrees, children_of, published, until
+from tests.integration.running import JOB_SECONDS, ROOT, Place, assert_agrees, children_of, published, until
 
 FILES = 4
 _TENANT = re.compile(rb'"tenant_id": ?"[^"]*"')
@@ -126,6 +128,26 @@ def test_without_a_supervisor_the_workers_end_and_the_state_stays_locked_until_t
     code, stderr = place.run(source_of(place))
     assert code == 0, stderr
     assert_agrees(place, expected_of(place))
+
+
+LATE_WORKER = """
+import os, sys, time
+from dataflows.supervise import end_with_parent
+time.sleep(0.5)
+end_with_parent(int(sys.argv[1]), lambda: os._exit(0))
+time.sleep(600)
+"""
+SHORT_SUPERVISOR = """
+import os, subprocess, sys
+command = [sys.executable, "-c", sys.argv[1], str(os.getpid())]
+print(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)
+"""
+
+
+def test_a_worker_whose_supervisor_died_before_it_was_up_ends_too() -> None:
+    command = [sys.executable, "-c", SHORT_SUPERVISOR, LATE_WORKER]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    until(lambda: not alive(int(done.stdout)), "the orphan ends")
 
 
 def alive(pid: int) -> bool:
