@@ -150,6 +150,7 @@ def test_plain_http(
         assert answer.headers["X-ClickHouse-Exception-Code"] in answer.text
 
 
+@pytest.mark.long
 def test_rows_survive_a_kill_and_a_start(tmp_path: Path) -> None:
     with running_clickhouse(tmp_path / "ch") as process:
         url = f"http://127.0.0.1:{process.port}/"

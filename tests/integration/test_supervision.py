@@ -113,6 +113,7 @@ def test_sigterm_to_the_supervisor_drains_the_workers(tmp_path: Path, server: Cl
     assert_agrees(place, expected_of(place))
 
 
+@pytest.mark.long
 def test_without_a_supervisor_the_workers_end_and_the_state_stays_locked_until_then(
     tmp_path: Path, server: ClickHouseProcess
 ) -> None:
