@@ -103,7 +103,7 @@ def end_once(place: Place, source: str, chance: random.Random) -> str:
             _kill(worker)
     _, stderr = child.communicate(timeout=JOB_SECONDS)  # also until its workers have let go of the pipe
     # A signal may come before Python is up; and a job that has to stop with a dead worker says so, and 1.
-    fine = {"sigterm": (0, -signal.SIGTERM), "worker": (0, 1)}.get(how, (-signal.SIGKILL,))
+    fine = {"sigterm": (0, -signal.SIGTERM), "worker": (0, 1, -signal.SIGTERM)}.get(how, (-signal.SIGKILL,))
     assert child.returncode in fine, (how, child.returncode, stderr.decode()[-2000:])
     return f"{how}, {workers}w"
 
