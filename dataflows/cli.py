@@ -291,6 +291,8 @@ def requeue_command(reason: str | None, tenant: str, export: Path | None, repair
     """
     if (reason is None) == (repaired is None):
         raise click.UsageError("give --reason, or --from with a repaired export")
+    if tenant and repaired is not None:
+        raise click.UsageError("--tenant goes with --reason: --from puts through what the file holds")
     if export is not None:
         if reason is None:
             raise click.UsageError("--export needs --reason")

@@ -39,7 +39,8 @@ class Counters:
     published_rows: int = 0
     sink_retries: int = 0
     snapshot_bytes: int = 0
-    event_time_ms: int = 0
+    event_time_ms: int = -1
+    """The latest event time read; -1 before the first event."""
     partitions: int = 0
     """Input partitions that this process reads; a worker may have none."""
     lag: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -64,6 +65,11 @@ class Counters:
             now = time.monotonic()
             seconds, self.epoch_closed_at = now - self.epoch_closed_at, now
         self.epoch_seconds.observe(seconds)
+
+    def saw_event_time(self, newest_ms: int) -> None:
+        """An event of that time was read."""
+        with self._lock:
+            self.event_time_ms = max(self.event_time_ms, newest_ms)
 
     def published(self, rows: int, seconds: float) -> None:
         """A block stands in ClickHouse, `seconds` after it was first sent."""

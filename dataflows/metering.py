@@ -38,6 +38,7 @@ from dataflows.steps import (
     Rated,
     ShardSlice,
     SpendSlice,
+    peak_of,
     rate_events,
     refuse_unpriced,
     split_by_shard,
@@ -101,6 +102,7 @@ def _source(job: Job) -> FixedPartitionedSource[RawBatch, FileState]:
 def _decode(batch: RawBatch, bounds: TimeBounds, card: RateCard) -> Decoded:
     decoded = refuse_unpriced(decode(batch, bounds), card)
     PROCESS.add(read=decoded.read)
+    PROCESS.saw_event_time(peak_of(decoded).peak_ms)
     PROCESS.unknown(decoded.unknown_fields)
     _count_quarantine(decoded.quarantined["reason"].value_counts().rows())
     return decoded

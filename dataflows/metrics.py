@@ -78,11 +78,10 @@ class CountersCollector(Collector):
         for (topic, partition), count in list(self._counters.lag.items()):
             lag.add_metric([topic, str(partition)], count)
         yield lag
-        yield GaugeMetricFamily(
-            "meterline_event_time_seconds",
-            "The latest event time read (Unix).",
-            value=self._counters.event_time_ms / 1000,
-        )
+        event_time = GaugeMetricFamily("meterline_event_time_seconds", "The latest event time read (Unix).")
+        if self._counters.event_time_ms >= 0:
+            event_time.add_metric([], self._counters.event_time_ms / 1000)
+        yield event_time
         yield GaugeMetricFamily(
             "meterline_restarts", "Starts of this worker after the first.", value=self._restarts
         )

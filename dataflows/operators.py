@@ -299,7 +299,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
         if not frames:
             return
         touched, alerts = self._book.add(pl.concat(frames).sort("offset", "line"))
-        yield _versions([(key, self._book.windows[key]) for key in touched])
+        yield versions_of([(key, self._book.windows[key]) for key in touched])
         yield from alerts
 
     def snapshot(self) -> str:
@@ -324,7 +324,8 @@ def new_book(limits: LimitSettings, thresholds: tuple[Decimal, ...]) -> Callable
     return lambda: SpendBook(limits, thresholds)
 
 
-def _versions(windows: list[tuple[WindowKey, SpendWindow]]) -> WindowVersions:
+def versions_of(windows: Iterable[tuple[WindowKey, SpendWindow]]) -> WindowVersions:
+    """Windows as rows of `spend_windows` take them."""
     return WindowVersions(
         tuple(
             WindowVersion(*key, window.end_ms, from_pico(window.spend_pico), window.events, window.cap)

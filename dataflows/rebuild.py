@@ -28,12 +28,13 @@ import numpy as np
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
+from dataflows.alerts import wall_clock_ms
 from dataflows.batch import EVENT_SCHEMA, INTEGER_FIELDS, Decoded, Partition
 from dataflows.connections import find_inputs, plan_job
 from dataflows.dedupe import ENTRY_DTYPE
 from dataflows.file_source import FileState
 from dataflows.kafka_source import topic_identity
-from dataflows.operators import ShardLog, Watermarks, windows_to_bytes
+from dataflows.operators import ShardLog, Watermarks, versions_of, windows_to_bytes
 from dataflows.rebuild_positions import Resume, resumes_of, watermarks_of
 from dataflows.seeding import States, seed
 from dataflows.segments import fsync_directory
@@ -47,6 +48,7 @@ from pricing.windows import day_window
 from sinks.clickhouse import connect
 from sinks.metering_sink import alert_to_json, partition_names
 from sinks.publish import PublisherState
+from sinks.rows import window_rows
 
 SLICE_MS = HOUR_MS
 """Rows are fetched an hour of event time at a time, which bounds memory."""
@@ -84,10 +86,14 @@ class Rebuilt:
     keys: int
     windows: int
     alerts: int
+    unraised: int
+    """Thresholds that have been reached and of which there is no alert: the next event raises each."""
 
 
-def rebuild(job: Job, client: Client, on_progress: Callable[[str], None]) -> Rebuilt:
+def rebuild(job: Job, client: Client, now_ms: int, on_progress: Callable[[str], None]) -> Rebuilt:
     """Build the state of a job that has none; its directory has been set aside.
+
+    Sums are published too: the last of the old state's may never have been. `now_ms` is the wall clock.
 
     Raises:
         ClickHouseError: a query failed; the marker stays.
@@ -104,6 +110,7 @@ def rebuild(job: Job, client: Client, on_progress: Callable[[str], None]) -> Reb
         keys += len(entries)
     on_progress("summing spend")
     books = _books(job, client, resumes, marks)
+    _publish_windows(client, books, now_ms)
     alerts = _unsent_alerts(client)
     states = States(
         inputs={one.partition.name: _position(job, one) for one in resumes},
@@ -114,7 +121,13 @@ def rebuild(job: Job, client: Client, on_progress: Callable[[str], None]) -> Reb
     seed(state.recovery, states)
     (state.directory / MARKER_OF_REBUILD).unlink()
     fsync_directory(state.directory)
-    return Rebuilt(resumes, keys, sum(len(book.windows) for book in books), len(alerts))
+    return Rebuilt(
+        resumes,
+        keys,
+        windows=sum(len(book.windows) for book in books),
+        alerts=len(alerts),
+        unraised=sum(len(book.unraised()) for book in books),
+    )
 
 
 def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) -> Job:
@@ -136,7 +149,7 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
     job = prepare(environment)
     client = connect(plan.clickhouse)
     try:
-        found = rebuild(job, client, say)
+        found = rebuild(job, client, wall_clock_ms(), say)
     finally:
         client.close()
     for one in found.resumes:
@@ -150,6 +163,8 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
                 f"{one.next_offset} are LOST, unless they are among the staged blocks of the state before"
             )
     say(f"rebuilt: {found.keys:,} keys, {found.windows:,} windows, {found.alerts} alerts to hand over")
+    if found.unraised:
+        say(f"{found.unraised} thresholds are reached without an alert: each is raised by its next event")
     return job
 
 
@@ -260,6 +275,13 @@ def _books(job: Job, client: Client, resumes: tuple[Resume, ...], marks: Waterma
             if key in book.windows:
                 book.windows[key].raised.append(threshold)
     return books
+
+
+def _publish_windows(client: Client, books: list[SpendBook], now_ms: int) -> None:
+    versions = versions_of([pair for book in books for pair in book.windows.items()])
+    rows = window_rows(versions.versions, now_ms)
+    if len(rows):
+        client.insert_arrow("spend_windows", rows.to_arrow())
 
 
 def _requeues_begun(job: Job) -> list[Path]:

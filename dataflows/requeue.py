@@ -31,7 +31,7 @@ from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
 from dataflows.run import JobFailedError
 from dataflows.segments import fsync_directory
-from dataflows.start import SERVER_SINK_PARTITIONS, Job
+from dataflows.start import Job, sink_partitions
 from dataflows.state import open_state
 from dataflows.steps import DAY_MS, HOUR_MS, refuse_unpriced
 from pricing.rate_card import RateCard, compile_card
@@ -258,8 +258,7 @@ def _insist_on_all(client: Client, path: Path) -> None:
 def _over(job: Job, path: Path) -> Job:
     """The same job, reading one file to its end."""
     source = str(path)
-    sinks = 1 if job.plan.clickhouse.embedded else SERVER_SINK_PARTITIONS
-    state = open_state(job.plan.state_dir, [(source, 0)], sinks)
+    state = open_state(job.plan.state_dir, [(source, 0)], sink_partitions(job.plan))
     plan = replace(job.plan, source=f"file://{source}", follow=False)
     return replace(job, plan=plan, state=state, chosen=frozenset({f"{source}/0"}))
 

@@ -28,7 +28,7 @@ from dataflows.state import (
     JobState,
     StateHeldError,
     StateLock,
-    TopicReplacedError,
+    TopicNotRecognisedError,
     open_state,
     recognise_topic,
 )
@@ -45,7 +45,7 @@ OPERATOR_ERRORS = (
     InputError,
     InvalidSettings,
     StateHeldError,
-    TopicReplacedError,
+    TopicNotRecognisedError,
     CorruptStateError,
     ClickHouseUnavailableError,
     OutboxError,
@@ -84,13 +84,17 @@ def prepare(environment: Mapping[str, str]) -> Job:
         migrate(client)
     finally:
         client.close()
-    sinks = 1 if plan.clickhouse.embedded else SERVER_SINK_PARTITIONS
-    state = open_state(plan.state_dir, inputs, sinks)
+    state = open_state(plan.state_dir, inputs, sink_partitions(plan))
     routes = AlertRoutes(
         state.outbox, plan.settings.alerts, webhooks, plan.kafka, plan.settings.limits.tenant.fallback_model
     )
     chosen = frozenset(f"{source}/{number}" for source, number in inputs)
     return Job(plan, state, chosen, routes)
+
+
+def sink_partitions(plan: JobPlan) -> int:
+    """How many sink partitions the job's ClickHouse is good for: the embedded engine belongs to one."""
+    return 1 if plan.clickhouse.embedded else SERVER_SINK_PARTITIONS
 
 
 def hold(plan: JobPlan, environment: Mapping[str, str]) -> None:

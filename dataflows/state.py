@@ -37,8 +37,8 @@ LOCK_HELD_ENV = "METERLINE_STATE_LOCKED_BY"
 """Set by the process that holds the lock for the workers that it starts."""
 
 
-class TopicReplacedError(Exception):
-    """The topic is not the one that the state knows. The message is one sentence for the operator."""
+class TopicNotRecognisedError(Exception):
+    """The topic is not, or cannot be told to be, the one that the state knows. The message is a sentence."""
 
 
 class StateHeldError(Exception):
@@ -157,7 +157,8 @@ def recognise_topic(directory: Path, topic: str, identity: str) -> None:
     Offsets mean nothing in a topic that was deleted and created anew, even if it has as many.
 
     Raises:
-        TopicReplacedError: the topic is another one than the state was written for.
+        TopicNotRecognisedError: the topic is another one than the state was written for, or the note of it
+            cannot be read.
     """
     if not identity:
         return
@@ -165,11 +166,11 @@ def recognise_topic(directory: Path, topic: str, identity: str) -> None:
     try:
         known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
-        raise CorruptStateError(
+        raise TopicNotRecognisedError(
             f"the state file {path} is not JSON: remove it to accept the topic as it is"
         ) from None
     if known.get(topic, identity) != identity:
-        raise TopicReplacedError(
+        raise TopicNotRecognisedError(
             f"the Kafka topic {topic} was created anew since {directory} was written (its id was "
             f"{known[topic]} and is {identity}): nothing was read; begin with a new state directory"
         )

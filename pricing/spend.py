@@ -86,8 +86,19 @@ class SpendBook:
         """Take in what earlier rows sum to: as `add`, with `events` (a count) in each row, and no alerts."""
         for group in self._groups(sums, pl.col("events").sum()):
             window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
+            window.cap = group.cap
             window.spend_pico += group.amount_pico
             window.events += group.events
+
+    def unraised(self) -> list[WindowKey]:
+        """Windows that have reached a threshold which nobody was told of: their next event raises it."""
+        return [
+            key
+            for key, window in self.windows.items()
+            if window.cap is not None
+            for threshold in self._thresholds
+            if threshold not in window.raised and window.spend_pico >= _ceil_pico(window.cap, threshold)
+        ]
 
     def forget(self, before_ms: int) -> list[WindowKey]:
         """Drop every window that ended before an instant; returns their keys.

@@ -1,6 +1,6 @@
 """The embedded engine behind ClickHouse's HTTP interface, on loopback, for development and tests.
 
-Several workers, the dashboard and any ClickHouse client can share one database directory through it. It
+Several workers, the dashboard and clients that speak ClickHouse's HTTP can share one directory through it. It
 asks for no login and the engine can read this machine's files, so it listens on 127.0.0.1 and nowhere
 else, and refuses requests that a web page in a browser sends.
 

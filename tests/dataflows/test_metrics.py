@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import httpx
 import pytest
@@ -25,6 +26,8 @@ def test_what_was_counted_is_served_on_the_port_of_the_worker() -> None:
     counters.unknown({"colour": 3})
     counters.published(4, 0.2)
     counters.retried()
+    counters.saw_event_time(1_773_748_800_500)
+    counters.saw_event_time(5)
     counters.close_epoch(1)
     counters.close_epoch(1)  # a second partition closes the same epoch
     counters.lag["events", 3] = 12
@@ -47,6 +50,7 @@ def test_what_was_counted_is_served_on_the_port_of_the_worker() -> None:
         "meterline_epochs_total 1.0",
         'meterline_lag_messages{partition="3",topic="events"} 12.0',
         "meterline_restarts 2.0",
+        "meterline_event_time_seconds 1.7737488005e+09",
         "meterline_epoch_seconds_count 1.0",
         'meterline_publish_seconds_bucket{le="0.1"} 0.0',
         'meterline_publish_seconds_bucket{le="0.25"} 1.0',
@@ -92,4 +96,4 @@ def test_a_port_that_cannot_be_had_is_a_sentence(environment: dict[str, str], se
 
 def test_without_a_port_nothing_listens() -> None:
     with serving_metrics({}, 0, Counters(), 5.0):
-        pass
+        assert "metrics" not in {thread.name for thread in threading.enumerate()}
