@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.registry import Collector
+from waitress import wasyncore
 from waitress.server import create_server
 
 from dataflows.connections import PlanError
@@ -38,6 +40,7 @@ STALLED_EPOCHS = 10
 
 _THREADS = 2
 _CONNECTIONS_MAX = 16
+_CLOSE_SECONDS_MAX = 5.0  # no longer than this for a page that is being answered
 _PLAIN_COUNTERS = {
     "read": "Lines read.",
     "priced": "Events priced.",
@@ -139,8 +142,10 @@ def serving_metrics(
         return
     host = environment.get(HOST_ENV) or DEFAULT_HOST
     app = MetricsApp(counters, epoch_interval_seconds, int(environment.get(RESTARTS_ENV, "0")))
-    server = create_server(
+    channels: dict[int, Any] = {}
+    server: Any = create_server(  # its stubs know no trigger
         app,
+        map=channels,
         sockets=[_listen(host, _port(text) + worker)],
         threads=_THREADS,
         connection_limit=_CONNECTIONS_MAX,
@@ -152,7 +157,10 @@ def serving_metrics(
     try:
         yield
     finally:
-        server.close()
+        # By its own thread: while that waits in poll(), a socket that another closes still takes connections.
+        server.trigger.pull_trigger(partial(wasyncore.close_all, channels))
+        thread.join(_CLOSE_SECONDS_MAX)
+        server.task_dispatcher.shutdown()
 
 
 def _port(text: str) -> int:
