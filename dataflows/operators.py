@@ -44,7 +44,8 @@ from sinks.rows import WindowVersion, WindowVersions
 
 SEGMENT_SPAN_MS = 4 * HOUR_MS
 COMPACT_AFTER = 4
-"""The spend log is rewritten when it holds this many times more records than there are windows."""
+COMPACT_RECORDS_MIN = 1_000
+"""The spend log is rewritten when it holds COMPACT_AFTER times as many records as windows and these."""
 
 _NEVER = -1
 
@@ -307,7 +308,7 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
         sys.audit("meterline.step", "spend: before snapshot")
         self._book.forget(self._marks.close() - self._keep_ms)
         changed = self._book.take_changed()
-        if self._records + len(changed) > COMPACT_AFTER * (len(self._book.windows) + 1_000):
+        if self._records + len(changed) > COMPACT_AFTER * (len(self._book.windows) + COMPACT_RECORDS_MIN):
             self._log.segments.replace_all()
             changed, self._records = list(self._book.windows), 0
         if changed:

@@ -54,6 +54,9 @@ _AMOUNT = read.decimal("0", "1e9", places=USD_SCALE)
 # where an amount has room for 26: the rest is for sums.
 _RATE = read.decimal("0", "1000", places=18)
 _MULTIPLIER = read.decimal("0", "1000", places=6)
+# In a shorter window one key could stand for two events of one day, of which `usage` would show one: its rows
+# are known by tenant, day and key.
+_WINDOW_HOURS = read.whole(24, 168)
 _TOPIC = read.matching(r"(?!\.\.?$)[\w.-]{1,249}", "must be a Kafka topic: letters, digits, '.', '_' and '-'")
 _WEBHOOK_NAME = read.matching(r"[\w.-]{1,64}", "must be a name of letters, digits, '.', '_' and '-'")
 
@@ -193,7 +196,7 @@ def _metering(keys: Section) -> MeteringSettings:
             "consumer_concurrency", read.whole(1, 256), default.consumer_concurrency
         ),
         idempotency_window_hours=keys.optional(
-            "idempotency_window_hours", read.whole(1, 168), default.idempotency_window_hours
+            "idempotency_window_hours", _WINDOW_HOURS, default.idempotency_window_hours
         ),
         reconciliation_schedule=keys.optional(
             "reconciliation_schedule", read.cron, default.reconciliation_schedule

@@ -88,7 +88,7 @@ limits:
 metering:
   queue: q
   consumer_concurrency: 1
-  idempotency_window_hours: 2
+  idempotency_window_hours: 25
   reconciliation_schedule: "*/5 1-3 1,15 jan-jun mon-fri"
   max_future_minutes: 3
   max_age_days: 4
@@ -202,7 +202,7 @@ def test_every_key_arrives_where_it_belongs() -> None:
         metering=MeteringSettings(
             queue="q",
             consumer_concurrency=1,
-            idempotency_window_hours=2,
+            idempotency_window_hours=25,
             reconciliation_schedule="*/5 1-3 1,15 jan-jun mon-fri",
             max_future_minutes=3,
             max_age_days=4,

@@ -226,7 +226,11 @@ def test_rules_that_cannot_price(pricing: str, expected: tuple[str, ...]) -> Non
         ),
         (
             "metering: {idempotency_window_hours: 169}",
-            "metering.idempotency_window_hours: must be a whole number from 1 to 168, got 169",
+            "metering.idempotency_window_hours: must be a whole number from 24 to 168, got 169",
+        ),
+        (
+            "metering: {idempotency_window_hours: 23}",
+            "metering.idempotency_window_hours: must be a whole number from 24 to 168, got 23",
         ),
         (
             f"metering: {{max_age_days: {'9' * 5000}}}",

@@ -35,49 +35,40 @@ from typing import Any
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
-from dataflows import file_source
+from dataflows import file_source, operators
 from dataflows.metering import build_flow
 from dataflows.start import prepare
 from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.integration.running import SEED_RULES, Place, what_stands
+from tests.simulation.crash_points import FAILED, FAULTS, CrashPoint, arm, draw
 from tests.simulation.disk import Disk
 from tests.simulation.mutations import MUTATIONS
 
-STEP = "meterline.step"
-FAULTS = ("error", "kill", "power")
 WORKERS = (1, 2, 3)
 CRASHES_PER_CHAIN = 3
 EVENTS = 500
 READ_BYTES = 12_000
-READ_PAUSE_SECONDS = 0.02
+COMPACT_RECORDS_MIN = 20
 EPOCH = timedelta(milliseconds=60)
 """Small, slow reads and short epochs, so that a small day has many. A commit must take less than an epoch."""
 
-RUN_SECONDS_MAX = 20
+RUN_SECONDS_MAX = 120
+"""A run takes a second or two where nothing else runs; beside other work it may take many."""
+
 MUTATION_CHAINS_MAX = 20
 FAILURES_MAX = 5
 DAY = date(2026, 11, 12)
-CRASHED, FAILED = 137, 9
 CONFIG = SEED_RULES.replace("daily_cap: 50.00", "daily_cap: 0.05") + (
     "alerts:\n  drain_seconds: 0\n  webhooks:\n"
     "    - {name: nobody, url: 'http://127.0.0.1:9/', secret_env: [CRASH_SECRET], allow_private: true}\n"
 )
+EXPIRING = CONFIG + "metering: {allowed_lateness_hours: 12}\n"
+DAYS = {CONFIG: 1, EXPIRING: 3}
+"""The same number of events over more days: there keys expire, and segment files with them."""
+
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of no receiver
-
-
-class SimulatedError(Exception):
-    """The job is told to fail here."""
-
-
-@dataclass(frozen=True, slots=True)
-class CrashPoint:
-    """End the run with `fault` at the `nth` occurrence of `step`."""
-
-    step: str
-    nth: int
-    fault: str
 
 
 @dataclass(slots=True)
@@ -144,25 +135,9 @@ def run_job(
     state = place.root / "state"
     disk = Disk(*(state / name for name in ("dedupe", "spend", "staged")))
     disk.watch()
-    passed: Counter[str] = Counter()
-
-    def hook(event: str, details: tuple[Any, ...]) -> None:
-        if event != STEP:
-            return
-        (step,) = details
-        passed[step] += 1
-        if step == "source: before read":
-            time.sleep(READ_PAUSE_SECONDS)
-        if point is None or step != point.step or passed[step] != point.nth:
-            return
-        if point.fault == "error":
-            raise SimulatedError(step)
-        if point.fault == "power":
-            disk.lose_power()
-        os._exit(CRASHED)
-
-    sys.addaudithook(hook)
+    passed = arm(point, disk)
     file_source.READ_BYTES = READ_BYTES
+    operators.COMPACT_RECORDS_MIN = COMPACT_RECORDS_MIN
     job = prepare(
         {
             "METERLINE_CONFIG": str(place.root / "meterline.yaml"),
@@ -240,19 +215,22 @@ class Tally:
                 self.bad[key] = verdict
 
 
-def write_day(place: Place, seed: int) -> None:
-    """A day of events in two files, each tenant's in one of them."""
-    shape = TrafficShape(events=EVENTS, seed=seed, day=DAY, malformed_fraction=0.02)
+def write_days(place: Place, seed: int) -> None:
+    """Events of one or more days in two files, each tenant's in one of them."""
+    days = DAYS[place.config]
     parts: dict[int, list[bytes]] = {0: [], 1: []}
-    for line in b"".join(generate(shape)).splitlines(keepends=True):
-        tenant = line.split(b'"tenant_id":"')[-1].split(b'"')[0]
-        parts[sum(tenant) % 2].append(line)
+    for number in range(days):
+        day = DAY + timedelta(days=number)
+        shape = TrafficShape(events=EVENTS // days, seed=seed + number, day=day, malformed_fraction=0.02)
+        for line in b"".join(generate(shape)).splitlines(keepends=True):
+            tenant = line.split(b'"tenant_id":"')[-1].split(b'"')[0]
+            parts[sum(tenant) % 2].append(line)
     for number, part in parts.items():
         (place.root / f"part-{number}.jsonl").write_bytes(b"".join(part))
 
 
 def expected_of(place: Place) -> Audit:
-    """What must come of the day."""
+    """What must come of the days."""
     lines = [line for path in sorted(place.root.glob("part-*.jsonl")) for line in lines_of_file(path)]
     return audit(lines, load_config(place.config), now_ms=time.time_ns() // 1_000_000)
 
@@ -266,13 +244,12 @@ def run_chain(
         AssertionError: the job does not come back, or fails where it should have crashed.
     """
     chance = random.Random(seed)
-    place = Place(root, CONFIG)
-    in_fork(partial(write_day, place, seed), root / "written")
+    place = Place(root, chance.choice(list(DAYS)))
+    in_fork(partial(write_days, place, seed), root / "written")
     happened: list[tuple[CrashPoint, int]] = []
     for _ in range(CRASHES_PER_CHAIN):
         workers = chance.choice(WORKERS)
-        step = chance.choice(sorted(steps))
-        point = CrashPoint(step, chance.randint(1, max(1, steps[step] // 3)), chance.choice(FAULTS))
+        point = draw(steps, chance)
         code, _ = in_fork(partial(run_job, place, workers, point, broken), root / "passed")
         if code == FAILED and point.fault != "error":
             raise AssertionError(f"seed {seed}: the job failed instead of crashing: see {root / 'log'}")
@@ -292,8 +269,8 @@ def run_chain(
 
 def steps_of(root: Path, seed: int) -> dict[str, int]:
     """How often a run without a crash passes each step."""
-    place = Place(root, CONFIG)
-    in_fork(partial(write_day, place, seed), root / "written")
+    place = Place(root, EXPIRING)
+    in_fork(partial(write_days, place, seed), root / "written")
     code, passed = in_fork(partial(run_job, place, 1, None, None), root / "passed")
     if code != 0:
         raise AssertionError(f"the job fails without a crash: see {root / 'log'}")

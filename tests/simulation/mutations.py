@@ -76,7 +76,26 @@ def flush_in_close() -> None:
     MeteringPartition.close = flushing  # type: ignore[method-assign]
 
 
+def delete_at_once() -> None:
+    """Delete a segment file as soon as the manifest no longer names it, not two snapshots later."""
+    retire = segments.SegmentLog._retire  # noqa: SLF001  # what deletes late
+
+    def retiring(self: segments.SegmentLog, gone: list[segments.Segment]) -> None:
+        retire(self, gone)
+        for segment in gone:
+            (self._directory / segment.name).unlink(missing_ok=True)
+
+    segments.SegmentLog._retire = retiring  # type: ignore[method-assign, assignment]  # noqa: SLF001  # as above
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     rule.__name__: rule
-    for rule in (publish_at_once, token_from_epoch_number, no_fsync, window_by_wall_clock, flush_in_close)
+    for rule in (
+        publish_at_once,
+        token_from_epoch_number,
+        no_fsync,
+        window_by_wall_clock,
+        flush_in_close,
+        delete_at_once,
+    )
 }

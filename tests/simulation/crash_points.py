@@ -1,0 +1,81 @@
+"""Where and how a run is ended: the steps that the job names, and the moment in which its engine commits."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.simulation.disk import Disk
+
+STEP = "meterline.step"
+FAULTS = ("error", "kill", "power")
+CRASHED, FAILED = 137, 9
+
+COMMIT = "engine: commit"
+"""After the last snapshot of an epoch the engine writes all of them, its frontier and the commit, unseen by
+Python. So the kernel ends the process there, by a timer, some milliseconds after that snapshot."""
+
+LAST_STEP_BEFORE_COMMIT = "sink: after snapshot"
+COMMIT_MS_MAX = 12.0
+READ_PAUSE_SECONDS = 0.02
+
+
+class SimulatedError(Exception):
+    """The job is told to fail here."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrashPoint:
+    """End the run with `fault` at the `nth` occurrence of `step`, or `delay_ms` after it."""
+
+    step: str
+    nth: int
+    fault: str
+    delay_ms: float = 0.0
+
+
+def draw(steps: Mapping[str, int], chance: random.Random) -> CrashPoint:
+    """A point to crash at; `steps` says how often a run without a crash passes each step."""
+    step = chance.choice([*sorted(steps), COMMIT])
+    passed = steps[LAST_STEP_BEFORE_COMMIT if step == COMMIT else step]
+    nth = chance.randint(1, max(1, passed // 3))
+    if step == COMMIT:
+        return CrashPoint(step, nth, "kill", chance.uniform(0.1, COMMIT_MS_MAX))
+    return CrashPoint(step, nth, chance.choice(FAULTS))
+
+
+def arm(point: CrashPoint | None, disk: Disk) -> Counter[str]:
+    """Have this process end at the point; returns how often each step has been passed, as it goes on."""
+    passed: Counter[str] = Counter()
+    watched = None
+    if point is not None:
+        watched = LAST_STEP_BEFORE_COMMIT if point.step == COMMIT else point.step
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        if event != STEP:
+            return
+        (step,) = details
+        passed[step] += 1
+        if step == "source: before read":
+            time.sleep(READ_PAUSE_SECONDS)
+        if point is None or step != watched or passed[step] != point.nth:
+            return
+        if point.delay_ms:
+            # SIGALRM is not handled: it ends the process as kill -9 does, whatever runs then.
+            signal.setitimer(signal.ITIMER_REAL, point.delay_ms / 1000)
+            return
+        if point.fault == "error":
+            raise SimulatedError(step)
+        if point.fault == "power":
+            disk.lose_power()
+        os._exit(CRASHED)
+
+    sys.addaudithook(hook)
+    return passed
