@@ -7,6 +7,7 @@ import os
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its stubs
 
+from sinks.cap_state import CAP_STATE_TOPIC
 from tests.auditor_event import Line, lines_of_message
 
 PARTITIONS = 4
@@ -16,6 +17,10 @@ def make_topic(bootstrap: str, topic: str) -> None:
     if os.environ.get("METERLINE_TEST_KAFKA"):
         admin = AdminClient({"bootstrap.servers": bootstrap})
         admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+    else:
+        # The mock cluster makes a topic when it is asked about it; to create one is beyond it, which a job
+        # that publishes cap states would learn only after ten seconds.
+        AdminClient({"bootstrap.servers": bootstrap}).list_topics(CAP_STATE_TOPIC, timeout=20)
 
 
 def read_back(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> list[Line]:
