@@ -1,8 +1,8 @@
 """Lines of JSON to columns of events.
 
-Plain lines go the fast road (`dataflows.plain_lines`: a whole batch at a time), every other line and
-whatever that road is not sure of the slow one (`metering.event.parse_line`, which is the contract).
-Both give the same events; what is refused is refused by the slow road alone, with its reason.
+A compiled scanner (`dataflows.scan`) takes the lines that are surely events; whatever it is not sure of
+goes the slow road (`metering.event.parse_line`, which is the contract). Both give the same events; what
+is refused is refused by the slow road alone, with its reason.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Bools, Decoded, Int64s, RawBatch
+from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Decoded, Int64s, RawBatch
 from dataflows.lines import Lines, split_lines
-from dataflows.plain_lines import FIELDS_SCHEMA, PLAIN_LINES_MIN, decode_plain
-from metering.event import LINE_BYTES_MAX, InvalidEvent, QuarantineReason, parse_line
+from dataflows.plain_lines import FIELDS_SCHEMA, scan
+from metering.event import InvalidEvent, QuarantineReason, parse_line
 
-_LF, _SPACE, _BACKSLASH = b"\n \\"
-_REFUSED_SCHEMA = {"row": pl.Int64(), "reason": pl.String(), "detail": pl.String()}
+_LF = ord("\n")
+_REFUSED_SCHEMA = pl.Schema({"row": pl.Int64(), "reason": pl.String(), "detail": pl.String()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +39,16 @@ def decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
     events, quarantined, read = EVENT_SCHEMA.to_frame(), QUARANTINE_SCHEMA.to_frame(), 0
     if batch.data:
         lines = split_lines(batch.data.replace(b"\r\n", b"\n") if b"\r" in batch.data else batch.data)
-        plain, blank = _classify(lines)
-        read = len(blank) - int(blank.sum())
-        fields, refused = _read_fields(lines, plain, blank, unknown)
+        found = scan(lines)
+        read = len(found.blank) - int(found.blank.sum())
+        fields, refused = found.events, _REFUSED_SCHEMA.to_frame()
+        unknown.update(found.unknown)
+        if len(found.left):
+            slow, refused = _read_slowly(lines, found.left, unknown)
+            fields = pl.concat([fields, slow]).sort("row") if len(slow) else fields
         events, implausible = _split_implausible(_placed(fields, batch), batch, bounds)
         quarantined = pl.concat([_quarantine(refused, batch), implausible])
     return Decoded(batch.partition, events, quarantined, read, batch.next_offset, batch.live, dict(unknown))
-
-
-def _classify(lines: Lines) -> tuple[Bools, Bools]:
-    """Which lines are plain (`{…}` without escapes and control bytes), and which are blank."""
-    text = np.frombuffer(lines.data, np.uint8)
-    length = lines.ends - lines.starts
-    plain = (length >= 2) & (length <= LINE_BYTES_MAX)
-    plain &= text[lines.starts] == ord("{")
-    plain &= text[np.maximum(lines.ends - 1, 0)] == ord("}")
-    odd = np.flatnonzero((text < _SPACE) & (text != _LF))
-    if b"\\" in lines.data:
-        odd = np.concatenate([odd, np.flatnonzero(text == _BACKSLASH)])
-    if len(odd):
-        plain[np.searchsorted(lines.ends, odd)] = False
-    blank = length == 0
-    for row in np.flatnonzero(~plain & ~blank).tolist():
-        blank[row] = not lines[row].strip(b" \t\r")
-    return plain, blank
-
-
-def _read_fields(
-    lines: Lines, plain: Bools, blank: Bools, unknown: Counter[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The fields of every event, in arrival order, and a row, reason and detail for every other line.
-
-    Adds to `unknown` how often each field was seen that the contract does not know.
-    """
-    frames: list[pl.DataFrame] = []
-    slow = ~(plain | blank)
-    rows = np.flatnonzero(plain)
-    if len(rows) >= PLAIN_LINES_MIN:
-        frames, left, seen = decode_plain(lines, rows)
-        unknown.update(seen)
-        slow[left] = True
-    else:
-        slow |= plain
-    slow_events, refused = _read_slowly(lines, np.flatnonzero(slow), unknown)
-    if len(slow_events) or not frames:
-        frames.append(slow_events)
-    fields = frames[0] if len(frames) == 1 else pl.concat(frames).sort("row")
-    return fields, refused
 
 
 def _read_slowly(lines: Lines, rows: Int64s, unknown: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:

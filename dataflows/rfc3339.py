@@ -1,104 +1,111 @@
-"""Whole columns of RFC 3339 timestamps at once: digits are read as bytes, a fixed layout at a time."""
+"""RFC 3339 timestamps as bytes, compiled: digits at fixed places, and the days of the Gregorian calendar."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
-from dataflows.batch import Bools, Int64s
-from metering.event import TIMESTAMP_MS_END
+from dataflows.compiled import inlined
 
-_LENGTHS = (len("2026-02-02T02:40:00Z"), len("2026-02-02T02:40:00.123456789+00:00"))
+_SECONDS_END = len("2026-02-02T02:40:00")
+_LENGTH_MIN = _SECONDS_END + 1
 _OFFSET_LENGTH = len("+00:00")
-_DIGIT_COLUMNS = (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18)
-_SEPARATORS = ((4, "-"), (7, "-"), (13, ":"), (16, ":"))
-_FRACTION = 20  # where its first digit stands
 _FRACTION_DIGITS_MAX = 9
-_DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
+_DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+_MINUS, _COLON, _DOT, _PLUS, _ZERO, _NINE, _T, _Z = b"-:.+09tz"
+_SMALL = 32  # the bit by which a small letter differs from its capital
+_NO_OFFSET = 1 << 20
 
-_Texts = npt.NDArray[np.uint8]
-"""One row a text of ASCII, one column a character."""
 
+@inlined
+def timestamp_ms(text: npt.NDArray[np.uint8], start: int, stop: int) -> int:
+    """Epoch milliseconds of the timestamp at `text[start:stop]`; finer fractions are cut off.
 
-def parse_timestamps(column: pl.Series) -> tuple[Int64s, Bools]:
-    """Epoch milliseconds for each text of a column, and which of them could be read.
-
-    Where the second array is false the text may still be a timestamp (`metering.event` decides);
-    where it is true, both give the same number. Fractions finer than a millisecond are cut off.
+    -1 where it could not be read: it may still be a timestamp, which `metering.event` decides. A time
+    before 1970 is negative too.
     """
-    millis = np.zeros(len(column), np.int64)
-    good = np.zeros(len(column), np.bool_)
-    lengths = column.str.len_bytes().fill_null(0).to_numpy()
-    for length in np.unique(lengths):
-        if not _LENGTHS[0] <= length <= _LENGTHS[1]:
-            continue
-        rows = np.flatnonzero(lengths == length)
-        chosen = column if len(rows) == len(column) else column.gather(rows)
-        texts = np.frombuffer(chosen.str.join("").item().encode(), np.uint8).reshape(len(rows), int(length))
-        zulu = (texts[:, -1] == ord("Z")) | (texts[:, -1] == ord("z"))
-        for alike, offset_length in ((zulu, 1), (~zulu, _OFFSET_LENGTH)):
-            if alike.any():
-                of_one = texts if alike.all() else texts[alike]
-                millis[rows[alike]], good[rows[alike]] = _parse_layout(of_one, int(length) - offset_length)
-    return millis, good
-
-
-def _parse_layout(texts: _Texts, fraction_end: int) -> tuple[Int64s, Bools]:
-    """Texts of one length whose offset, `Z` or `+HH:MM`, begins at the column `fraction_end`."""
-    size = len(texts)
-    if not (fraction_end == _FRACTION - 1 or 0 < fraction_end - _FRACTION <= _FRACTION_DIGITS_MAX):
-        return np.zeros(size, np.int64), np.zeros(size, np.bool_)
-    good = (texts[:, 10] == ord("T")) | (texts[:, 10] == ord("t"))
-    for column, separator in _SEPARATORS:
-        good &= texts[:, column] == ord(separator)
-    digits = [*_DIGIT_COLUMNS, *range(_FRACTION, fraction_end)]
-    good &= ((texts[:, digits] - np.uint8(48)) <= 9).all(axis=1)
-    year, month, day = _number(texts, 0, 4), _number(texts, 5, 7), _number(texts, 8, 10)
-    hour, minute, second = _number(texts, 11, 13), _number(texts, 14, 16), _number(texts, 17, 19)
-    month_is_real = (month >= 1) & (month <= 12)
-    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    month_days = _DAYS_IN_MONTH[np.where(month_is_real, month, 0)] + (leap & (month == 2))
-    good &= month_is_real & (day >= 1) & (day <= month_days)
-    good &= (hour <= 23) & (minute <= 59) & (second <= 59)
+    if stop - start < _LENGTH_MIN:
+        return -1
+    if text[start + 4] != _MINUS or text[start + 7] != _MINUS or text[start + 10] | _SMALL != _T:
+        return -1
+    if text[start + 13] != _COLON or text[start + 16] != _COLON:
+        return -1
+    year = _digits(text, start, start + 4)
+    month, day = _digits(text, start + 5, start + 7), _digits(text, start + 8, start + 10)
+    hour, minute = _digits(text, start + 11, start + 13), _digits(text, start + 14, start + 16)
+    second = _digits(text, start + 17, start + 19)
+    if year < 0 or not 1 <= month <= 12 or not 1 <= day <= _days_in_month(year, month):
+        return -1
+    if not 0 <= hour <= 23 or not 0 <= minute <= 59 or not 0 <= second <= 59:
+        return -1
+    millis, at = _fraction_ms(text, start + _SECONDS_END, stop)
+    offset = _offset_seconds(text, at, stop)
+    if millis < 0 or offset == _NO_OFFSET:
+        return -1
     seconds = _days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
-    millis = seconds * 1_000
-    if fraction_end > _FRACTION:
-        good &= texts[:, _FRACTION - 1] == ord(".")
-        kept = min(fraction_end, _FRACTION + 3)
-        millis += _number(texts, _FRACTION, kept) * 10 ** (_FRACTION + 3 - kept)
-    if texts.shape[1] - fraction_end == _OFFSET_LENGTH:
-        offset_ms, offset_good = _parse_offset(texts[:, fraction_end:])
-        millis -= offset_ms
-        good &= offset_good
-    return millis, good & (millis >= 0) & (millis < TIMESTAMP_MS_END)
+    return (seconds - offset) * 1_000 + millis
 
 
-def _number(texts: _Texts, start: int, stop: int) -> Int64s:
-    value = np.zeros(len(texts), np.int64)
-    for column in range(start, stop):
-        value = value * 10 + (texts[:, column] - np.uint8(48))
+@inlined
+def _digits(text: npt.NDArray[np.uint8], start: int, stop: int) -> int:
+    """The number that these digits write; -1 if they are not all digits."""
+    value = 0
+    for at in range(start, stop):
+        if not _ZERO <= text[at] <= _NINE:
+            return -1
+        value = value * 10 + (text[at] - _ZERO)
     return value
 
 
-def _parse_offset(texts: _Texts) -> tuple[Int64s, Bools]:
-    """`+HH:MM` or `-HH:MM` as milliseconds east of UTC."""
-    positive, negative = texts[:, 0] == ord("+"), texts[:, 0] == ord("-")
-    good = (positive | negative) & (texts[:, 3] == ord(":"))
-    good &= ((texts[:, [1, 2, 4, 5]] - np.uint8(48)) <= 9).all(axis=1)
-    hours, minutes = _number(texts, 1, 3), _number(texts, 4, 6)
-    good &= (hours <= 23) & (minutes <= 59)
-    return np.where(negative, -1, 1) * (hours * 3_600_000 + minutes * 60_000), good
+@inlined
+def _fraction_ms(text: npt.NDArray[np.uint8], at: int, stop: int) -> tuple[int, int]:
+    """The milliseconds of a fraction that may stand here, -1 if it is none, and where it ends."""
+    if at >= stop or text[at] != _DOT:
+        return 0, at
+    first = at + 1
+    at = first
+    while at < stop and _ZERO <= text[at] <= _NINE:
+        at += 1
+    if not 1 <= at - first <= _FRACTION_DIGITS_MAX:
+        return -1, at
+    kept = min(at, first + 3)
+    millis = _digits(text, first, kept)
+    for _ in range(kept, first + 3):
+        millis *= 10
+    return millis, at
 
 
-def _days_from_civil(year: Int64s, month: Int64s, day: Int64s) -> Int64s:
+@inlined
+def _offset_seconds(text: npt.NDArray[np.uint8], at: int, stop: int) -> int:
+    """Seconds east of UTC of the offset that fills the rest, `Z` or `+HH:MM`; `_NO_OFFSET` if it is none."""
+    if stop - at == 1 and text[at] | _SMALL == _Z:
+        return 0
+    if stop - at != _OFFSET_LENGTH or text[at + 3] != _COLON or (text[at] != _PLUS and text[at] != _MINUS):
+        return _NO_OFFSET
+    hours, minutes = _digits(text, at + 1, at + 3), _digits(text, at + 4, at + 6)
+    if not 0 <= hours <= 23 or not 0 <= minutes <= 59:
+        return _NO_OFFSET
+    seconds = hours * 3_600 + minutes * 60
+    return -seconds if text[at] == _MINUS else seconds
+
+
+@inlined
+def _days_in_month(year: int, month: int) -> int:
+    if month == 2 and year % 4 == 0 and (year % 100 != 0 or year % 400 == 0):
+        return 29
+    return int(_DAYS_IN_MONTH[month])
+
+
+@inlined
+def _days_from_civil(year: int, month: int, day: int) -> int:
     """Days since 1970-01-01 in the proleptic Gregorian calendar.
 
-    Counts from 1 March, so that the leap day ends its year: 153 days make five months
-    of alternating 31 and 30 days, and 400 years have 146,097 days.
+    Counts from 1 March, so that the leap day ends its year: 153 days make five months of
+    alternating 31 and 30 days, and 400 years have 146,097 days.
     """
-    shifted = np.where(month <= 2, year - 1, year)
-    era, year_of_era = np.divmod(shifted, 400)
+    if month <= 2:
+        year -= 1
+    era, year_of_era = year // 400, year % 400
     day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
-    return np.asarray(era * 146_097 + day_of_era - 719_468, np.int64)
+    return era * 146_097 + day_of_era - 719_468

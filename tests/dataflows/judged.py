@@ -12,7 +12,6 @@ import polars as pl
 
 from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Decoded, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
-from dataflows.plain_lines import PLAIN_LINES_MIN
 from metering.event import InvalidEvent, parse_line
 from tests.dataflows.lines import CARRIED
 
@@ -35,7 +34,7 @@ def event_line(number: int, **fields: Any) -> bytes:
     return json.dumps({k: v for k, v in event.items() if v is not None}, separators=(",", ":")).encode()
 
 
-def plain_lines(count: int = 2 * PLAIN_LINES_MIN, **fields: Any) -> list[bytes]:
+def plain_lines(count: int = 96, **fields: Any) -> list[bytes]:
     return [event_line(number, **fields) for number in range(count)]
 
 

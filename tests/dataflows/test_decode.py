@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dataflows import decode as decode_module
 from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode, refuse
-from dataflows.plain_lines import PLAIN_LINES_MIN, UNKNOWN_FIELDS_MAX
+from dataflows.scan_columns import SCANNED_ATTRIBUTES_MAX, UNKNOWN_FIELDS_MAX
 from metering.event import LINE_BYTES_MAX, QuarantineReason, UsageEvent, parse_line
 from tests.dataflows.judged import (
     ARRIVAL_MS,
@@ -37,7 +37,7 @@ def test_a_batch_is_decoded_as_its_lines_are(lines: list[bytes], age_limited: bo
     assert_decodes_as_judged(raw_batch(lines, age_limited=age_limited))
 
 
-@given(batches(min_size=1, max_size=PLAIN_LINES_MIN + 2), st.integers(0, 10**10), st.integers(0, 10**10))
+@given(batches(min_size=1, max_size=50), st.integers(0, 10**10), st.integers(0, 10**10))
 def test_a_batch_is_bounded_in_time_as_its_lines_are(
     lines: list[bytes], future_ms_max: int, age_ms_max: int
 ) -> None:
@@ -100,6 +100,20 @@ FAST = {
     "envelopes with extensions": [
         envelope_line(number, traceparent="00-1", sampled=True) for number in range(96)
     ],
+    "a line alone": plain_lines(1),
+    "texts and numbers as timestamps": [
+        event_line(number, timestamp=ARRIVAL_MS if number % 2 else "2026-02-02T02:40:00Z")
+        for number in range(96)
+    ],
+    "as many attributes as are scanned": plain_lines(
+        attributes={f"k{number}": "v" * number for number in range(SCANNED_ATTRIBUTES_MAX)}
+    ),
+    "events among envelopes": [
+        envelope_line(number) if number % 2 else event_line(number) for number in range(96)
+    ],
+    "as many unknown fields as are counted": plain_lines(
+        **{f"x{number}": number for number in range(UNKNOWN_FIELDS_MAX)}
+    ),
     "letters of every kind": plain_lines(feature_id="größe 😀 ۝", tenant_id="\x7f\u2028"),
 }
 
@@ -107,9 +121,7 @@ FAST = {
 @pytest.mark.usefixtures("no_slow_road")
 @pytest.mark.parametrize("lines", FAST.values(), ids=FAST)
 def test_plain_lines_go_the_fast_road(lines: list[bytes]) -> None:
-    lines = [
-        json.dumps(json.loads(line), ensure_ascii=False, separators=(",", ":")).encode() for line in lines
-    ]
+    lines = [json.dumps(json.loads(line), ensure_ascii=False).encode() for line in lines]
     decoded = decode(raw_batch(lines), NO_BOUNDS)
     assert len(decoded.events) == len(lines)
 
@@ -117,13 +129,6 @@ def test_plain_lines_go_the_fast_road(lines: list[bytes]) -> None:
 @pytest.mark.parametrize("lines", FAST.values(), ids=FAST)
 def test_the_fast_road_leads_to_the_same_events(lines: list[bytes]) -> None:
     assert_decodes_as_judged(raw_batch(lines))
-
-
-@pytest.mark.usefixtures("no_slow_road")
-def test_the_fast_road_begins_at_a_number_of_lines() -> None:
-    assert len(decode(raw_batch(plain_lines(PLAIN_LINES_MIN)), NO_BOUNDS).events) == PLAIN_LINES_MIN
-    with pytest.raises(SlowRoadTakenError):
-        decode(raw_batch(plain_lines(PLAIN_LINES_MIN - 1)), NO_BOUNDS)
 
 
 @pytest.fixture
@@ -145,13 +150,6 @@ def test_broken_lines_leave_the_fast_road_alone(taken_slowly: list[bytes], bad: 
     lines[25::50] = [bad] * 20
     assert len(decode(raw_batch(lines), NO_BOUNDS).events) == 980
     assert taken_slowly == [bad] * 20
-
-
-def test_few_follow_a_line_that_only_polars_cannot_read(taken_slowly: list[bytes]) -> None:
-    lines = plain_lines(1000)
-    lines[500] = b'{"x":1E400}'
-    assert len(decode(raw_batch(lines), NO_BOUNDS).events) == 999
-    assert len(taken_slowly) < 2 * PLAIN_LINES_MIN
 
 
 @pytest.mark.parametrize(
@@ -183,7 +181,7 @@ def test_few_follow_a_line_that_only_polars_cannot_read(taken_slowly: list[bytes
     ],
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else None,
 )
-@pytest.mark.parametrize("others", [0, PLAIN_LINES_MIN + 10], ids=["alone", "among plain lines"])
+@pytest.mark.parametrize("others", [0, 58], ids=["alone", "among plain lines"])
 def test_a_line_that_is_not_plain(line: bytes, read: int, reason: str | None, others: int) -> None:
     lines = plain_lines(others)
     lines.insert(others // 2, line)
@@ -205,10 +203,20 @@ def test_envelopes_and_plain_events_share_a_batch() -> None:
         assert len(assert_decodes_as_judged(raw_batch(lines)).events) == 120
 
 
-def test_more_unknown_fields_than_are_learnt_are_still_counted() -> None:
+@pytest.mark.parametrize("spread", ["in one line", "over many"])
+def test_more_unknown_fields_than_are_scanned_are_still_counted(spread: str) -> None:
     names = [f"x{number}" for number in range(UNKNOWN_FIELDS_MAX + 1)]
-    decoded = assert_decodes_as_judged(raw_batch(plain_lines(60, **dict.fromkeys(names, 1))))
+    if spread == "in one line":
+        lines = plain_lines(60, **dict.fromkeys(names, 1))
+    else:
+        lines = [event_line(number, **{name: 1}) for number in range(60) for name in names]
+    decoded = assert_decodes_as_judged(raw_batch(lines))
     assert decoded.unknown_fields == dict.fromkeys(names, 60)
+
+
+def test_more_attributes_than_are_scanned_are_read_all_the_same() -> None:
+    keys = {f"k{number}": "v" for number in range(SCANNED_ATTRIBUTES_MAX + 1)}
+    assert len(assert_decodes_as_judged(raw_batch(plain_lines(attributes=keys))).events) == 96
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from dataflows.plain_lines import PLAIN_LINES_MIN
 from tests.dataflows.judged import assert_decodes_as_judged, envelope_line, event_line, plain_lines, raw_batch
 
 
@@ -183,7 +182,7 @@ def test_keys_of_attributes_are_not_patterns(key: str) -> None:
 def test_an_odd_envelope_among_envelopes(
     data: dict[str, Any], outside: dict[str, Any], reason: str | None, row: int
 ) -> None:
-    lines = [envelope_line(number) for number in range(2 * PLAIN_LINES_MIN)]
+    lines = [envelope_line(number) for number in range(96)]
     odd = json.loads(envelope_line(row, **outside))
     odd["data"].update(data)
     lines[row] = json.dumps(odd, separators=(",", ":")).encode()

@@ -1,0 +1,66 @@
+"""What the scanner fills: columns of events, and where the names of unknown fields stand."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dataflows.batch import Bools, Int64s
+from dataflows.scan_fields import TEXT_FIELDS, WHOLE_FIELDS
+
+UNKNOWN_FIELDS_MAX = 32
+"""As many names of unknown fields are counted in a scan, and taken in one line; other lines are left."""
+
+SCANNED_ATTRIBUTES_MAX = 16
+"""A line with more attributes is left: their keys are compared in pairs."""
+
+UInt8s = npt.NDArray[np.uint8]
+UInt32s = npt.NDArray[np.uint32]
+
+PRESENT, ATTRIBUTES_END, LINE_UNKNOWN, NAMES, _STATES = range(5)
+"""Places in `Columns.state`: the line's fields that are not null, as bits; how many bytes `attributes` holds;
+how many unknown fields the line has; how many names `unknown` holds."""
+
+
+class Columns(NamedTuple):
+    """What a scan fills. `kinds` has a place for each line, the other columns for each event found.
+
+    `views` (field, event, four words) and `view_bytes` (field, event, 16 bytes) are the same memory.
+    `unknown` holds where the name of each unknown field stands, `unknown_counts` how often it was seen.
+    `line_unknown` and `state` are scratch for the line at hand.
+    """
+
+    kinds: UInt8s
+    rows: Int64s
+    wholes: Int64s
+    views: UInt32s
+    view_bytes: UInt8s
+    has_cost: Bools
+    attributes: UInt8s
+    unknown: Int64s
+    unknown_counts: Int64s
+    line_unknown: Int64s
+    keys: Int64s
+    state: Int64s
+
+
+def columns_for(lines: int, text_bytes: int) -> Columns:
+    """Room for a scan of so many lines, of so many bytes together."""
+    views = np.empty((len(TEXT_FIELDS), lines, 4), np.uint32)
+    return Columns(
+        kinds=np.empty(lines, np.uint8),
+        rows=np.empty(lines, np.int64),
+        wholes=np.empty((len(WHOLE_FIELDS), lines), np.int64),
+        views=views,
+        view_bytes=views.view(np.uint8),
+        has_cost=np.empty(lines, np.bool_),
+        # Each member has six bytes at least, and gets two blanks more.
+        attributes=np.empty(text_bytes + text_bytes // 3 + 64, np.uint8),
+        unknown=np.empty((UNKNOWN_FIELDS_MAX, 2), np.int64),
+        unknown_counts=np.zeros(UNKNOWN_FIELDS_MAX, np.int64),
+        line_unknown=np.empty((UNKNOWN_FIELDS_MAX, 3), np.int64),
+        keys=np.empty((SCANNED_ATTRIBUTES_MAX, 2), np.int64),
+        state=np.zeros(_STATES, np.int64),
+    )
