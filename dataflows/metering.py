@@ -1,8 +1,8 @@
 """The metering job, from source to sink.
 
-    read ─▶ decode ─▶ by key ─▶ dedupe ─▶ rate ─▶ by tenant ─▶ spend ─▶ publish
-               │                            │                             ▲
-               └── quarantine, progress ────┴── priced, copies, unpriced ─┘
+    read ─▶ decode ─▶ rate ─▶ by key ─▶ dedupe ─▶ by tenant ─▶ spend ─▶ publish
+               │                          │                               ▲
+               └── quarantine, progress ──┴────── priced, copies ─────────┘
 
 One item is one poll of one input, thousands of events in columns. Two steps remember something
 (`dedupe`, `spend`); the others are functions. Every poll, the empty heartbeats too, reaches every
@@ -35,7 +35,6 @@ from dataflows.steps import (
     DAY_MS,
     HOUR_MS,
     Judged,
-    Rated,
     ShardSlice,
     SpendSlice,
     peak_of,
@@ -75,17 +74,17 @@ def build_flow(job: Job) -> Dataflow:
     dataflow = Dataflow("metering")
     raw = op.input("read", dataflow, _source(job))
     decoded = op.map("decode", raw, partial(_decode, bounds=bounds, card=card))
-    by_key = op.flat_map("by_key", decoded, partial(_by_key, state=state))
+    rated = op.map("rate", decoded, partial(_rate, card=card, settings=settings))
+    by_key = op.flat_map("by_key", rated, partial(_by_key, state=state))
     judged = op.stateful_batch("dedupe", by_key, partial(_dedupe_shard, job=job))
-    rated = op.map_value("rate", judged, partial(_rate, card=card, settings=settings))
-    by_tenant = op.flat_map("by_tenant", rated, partial(_by_tenant, shards=state.shards))
+    by_tenant = op.flat_map("by_tenant", judged, partial(_by_tenant, shards=state.shards))
     spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
 
     sinks = state.sink_partitions
     rows = op.merge(
         "rows",
         op.flat_map("decoded_rows", decoded, partial(_decoded_rows, sinks=sinks)),
-        op.flat_map("rated_rows", rated, partial(_rated_rows, sinks=sinks)),
+        op.flat_map("judged_rows", judged, partial(_judged_rows, sinks=sinks)),
         op.map("spend_rows", spend, partial(_spend_row, sinks=sinks)),
     )
     op.output("publish", rows, _sink(job))
@@ -113,8 +112,12 @@ def _count_quarantine(reasons: list[tuple[str, int]]) -> None:
         PROCESS.quarantine(dict(reasons))
 
 
-def _by_key(decoded: Decoded, state: JobState) -> Iterator[tuple[str, ShardSlice]]:
-    for shard, sliced in split_by_shard(decoded, state.shards, state.hash_seed):
+def _rate(decoded: Decoded, card: RateCard, settings: Settings) -> Decoded:
+    return rate_events(decoded, card, settings.limits, settings.metering.window_retention_hours)
+
+
+def _by_key(rated: Decoded, state: JobState) -> Iterator[tuple[str, ShardSlice]]:
+    for shard, sliced in split_by_shard(rated, state.shards, state.hash_seed):
         yield f"{shard:02d}", sliced
 
 
@@ -125,15 +128,7 @@ def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
     return DedupeLogic.build(job.state.directory / "dedupe", resumed, window_ms, keep_ms, _ordinals(job))
 
 
-def _rate(judged: Judged, card: RateCard, settings: Settings) -> Rated:
-    rated = rate_events(judged, card, settings.limits, settings.metering.window_retention_hours)
-    late = int(rated.priced["late"].sum())
-    PROCESS.add(priced=len(rated.priced), duplicates=len(rated.duplicates), late=late)
-    _count_quarantine(rated.quarantined["reason"].value_counts().rows())
-    return rated
-
-
-def _by_tenant(item: tuple[str, Rated], shards: int) -> Iterator[tuple[str, SpendSlice]]:
+def _by_tenant(item: tuple[str, Judged], shards: int) -> Iterator[tuple[str, SpendSlice]]:
     for sliced in split_by_tenant(item[1], shards):
         yield f"{sliced.shard:02d}", sliced
 
@@ -162,15 +157,19 @@ def _decoded_rows(decoded: Decoded, sinks: int) -> Iterator[tuple[str, SinkItem]
         yield str(own), TableRows("quarantine_log", quarantine_rows(decoded.quarantined, decoded.partition))
 
 
-def _rated_rows(item: tuple[str, Rated], sinks: int) -> Iterator[tuple[str, SinkItem]]:
-    key, rated = item
+def _judged_rows(item: tuple[str, Judged], sinks: int) -> Iterator[tuple[str, SinkItem]]:
+    key, judged = item
     to = str(int(key) % sinks)
-    if len(rated.priced):
-        yield to, TableRows("priced_events", priced_rows(rated.priced, rated.tick.partition))
-    if len(rated.duplicates):
-        yield to, TableRows("duplicates", duplicate_rows(rated.duplicates, rated.tick.partition))
-    if len(rated.quarantined):
-        yield to, TableRows("quarantine_log", quarantine_rows(rated.quarantined, rated.tick.partition))
+    PROCESS.add(
+        priced=len(judged.priced), duplicates=len(judged.duplicates), late=int(judged.priced["late"].sum())
+    )
+    _count_quarantine(judged.quarantined["reason"].value_counts().rows())
+    if len(judged.priced):
+        yield to, TableRows("priced_events", judged.priced)
+    if len(judged.duplicates):
+        yield to, TableRows("duplicates", judged.duplicates)
+    if len(judged.quarantined):
+        yield to, TableRows("quarantine_log", quarantine_rows(judged.quarantined, judged.tick.partition))
 
 
 def _spend_row(item: tuple[str, SpendOutput], sinks: int) -> tuple[str, SinkItem]:
@@ -188,6 +187,7 @@ def _sink(job: Job) -> MeteringSink:
         job.state.directory / "staged",
         partial(connect, address),
         job.routes.open,
+        {"priced_events": priced_rows, "duplicates": duplicate_rows},
         wall_clock_ms,
         PROCESS,
     )

@@ -33,8 +33,7 @@ from dataflows.steps import (
     ShardSlice,
     SpendSlice,
     Tick,
-    conflict_rows,
-    verdict_frames,
+    judge,
 )
 from pricing.cap import CapAlert
 from pricing.money import from_pico
@@ -210,9 +209,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
             before = self._marks.before(sliced.tick)
             self._marks.advance(sliced.tick)
             verdict = self._index.classify(sliced.sightings)
-            originals, duplicates, conflict = verdict_frames(sliced, verdict, before)
-            conflicts = conflict_rows(sliced.events, conflict)
-            judged.append(Judged(sliced.shard, sliced.tick, originals, duplicates, conflicts))
+            judged.append(judge(sliced, verdict, before))
         return judged, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> str:

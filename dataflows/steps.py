@@ -28,7 +28,7 @@ from dataflows.batch import (
     UInt64s,
 )
 from dataflows.decode import refuse
-from dataflows.dedupe import Sightings, pack_position
+from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, Sightings, pack_position
 from metering.event import QuarantineReason
 from pricing.rate_card import RateCard
 from pricing.rating import Amounts, rate, usage_of
@@ -62,7 +62,7 @@ class Tick:
 class ShardSlice:
     """The events of one batch whose keys belong to shard number `shard`, in arrival order; may be empty.
 
-    `events` follows `EVENT_SCHEMA` and has `peak_ms`: the greatest event time of the batch so far.
+    `events` are as `rate_events` leaves them, with `peak_ms`: the greatest event time of the batch so far.
     """
 
     shard: int
@@ -86,18 +86,7 @@ class SpendSlice:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What dedupe made of a slice: originals (with `watermark_ms`), copies, quarantine rows of conflicts."""
-
-    shard: int
-    tick: Tick
-    originals: pl.DataFrame
-    duplicates: pl.DataFrame
-    conflicts: pl.DataFrame
-
-
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """Priced events with their amounts and windows, quarantine rows, and copies."""
+    """What dedupe made of a slice: priced originals with `late`, copies, quarantine rows of conflicts."""
 
     shard: int
     tick: Tick
@@ -203,37 +192,45 @@ def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
 
 
 def refuse_unpriced(decoded: Decoded, card: RateCard) -> Decoded:
-    """The batch without the events that the card has no rate for: they wait in quarantine as `unpriced`.
+    """The batch with each event's `rule`, without those that the card has no rate for: they are `unpriced`.
 
     Before dedupe, so that such an event claims no key: once the card knows its model, it is put through
     again (`meterline requeue`), and must not be taken for a copy of itself.
     """
-    known = _rules_of(decoded.events, card) >= 0
+    events = decoded.events.with_columns(rule=_rules_of(decoded.events, card))
+    known = events["rule"] >= 0
     if known.all():
-        return decoded
+        return replace(decoded, events=events)
     refused = refuse(
-        decoded.events.filter(~known),
+        events.filter(~known),
         QuarantineReason.UNPRICED,
         pl.concat_str(
             pl.lit("the rate card has no rate for model "), "model", pl.lit(" of provider "), "provider"
         ),
     )
     quarantined = pl.concat([decoded.quarantined, refused])
-    return replace(decoded, events=decoded.events.filter(known), quarantined=quarantined)
+    return replace(decoded, events=events.filter(known), quarantined=quarantined)
 
 
-def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention_hours: int) -> Rated:
-    """Amounts for every original.
+def _rules_of(events: pl.DataFrame, card: RateCard) -> pl.Series:
+    """The index of each event's rule, -1 without one; the card is asked once for each distinct model."""
+    models = events.select(pl.struct("provider", "model").alias("asked"))
+    known = models.unique()
+    rules = [card.rule_for(asked["provider"], asked["model"]) for asked in known["asked"]]
+    table = known.with_columns(rule=pl.Series(rules, dtype=pl.Int64))
+    return models.join(table, on="asked", how="left", maintain_order="left")["rule"]
 
-    Adds `billable`, `credits`, `cost`, `price`, `multiplier`, `day_start_ms` and `late`.
 
-    Raises:
-        ValueError: the card has no rate for one of them (see `refuse_unpriced`).
+def rate_events(decoded: Decoded, card: RateCard, limits: LimitSettings, retention_hours: int) -> Decoded:
+    """Amounts for every event of a batch, of which `refuse_unpriced` has left those with a rate.
+
+    Before dedupe, once for a whole batch: the amounts of a copy are thrown away, which costs less than
+    to rate each shard's few events by themselves. Adds `billable`, `credits`, `cost`, `price`,
+    `multiplier`, `rate_card_version`, `day_start_ms`, and `late_after_ms`: once its input has passed
+    that instant, the event's day is closed.
     """
-    events = judged.originals
-    rule = _rules_of(events, card)
-    if (rule < 0).any():
-        raise ValueError("an event without a rate came as far as rating")
+    events = decoded.events
+    rule = events["rule"].to_numpy()
     hit = (events["cache_status"] == "hit").to_numpy()
     billable = (events["status"] == "success").to_numpy()
     if limits.feature.exclude_cache_from_billing:
@@ -241,9 +238,8 @@ def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention
     counts = {name: events[name].to_numpy() for name in TOKEN_FIELDS}
     amounts = rate(card, usage_of(rule, counts, hit, billable))
     starts, ends = _days(events, limits)
-    late = events["watermark_ms"].to_numpy() > ends + retention_hours * HOUR_MS
     multipliers = pl.Series([rule.multiplier for rule in card.rules], dtype=USD)
-    priced = events.drop("watermark_ms", "raw").with_columns(
+    rated = events.drop("rule").with_columns(
         billable=pl.Series(billable),
         credits=_usd(amounts.credits_pico, amounts, 2),
         cost=_usd(amounts.cost_pico, amounts, 0),
@@ -251,23 +247,11 @@ def rate_events(judged: Judged, card: RateCard, limits: LimitSettings, retention
         multiplier=multipliers.gather(rule),
         rate_card_version=pl.lit(card.version),
         day_start_ms=pl.Series(starts),
-        late=pl.Series(late),
+        late_after_ms=pl.Series(ends + retention_hours * HOUR_MS),
+        source=pl.lit(decoded.partition.source),
+        source_partition=pl.lit(decoded.partition.number, pl.UInt32),
     )
-    return Rated(judged.shard, judged.tick, priced, judged.duplicates, judged.conflicts)
-
-
-def _rules_of(events: pl.DataFrame, card: RateCard) -> Int64s:
-    """The index of each event's rule; the card is asked once for each distinct model."""
-    pairs = events.select("provider", "model").unique()
-    table = pairs.with_columns(
-        rule=pl.Series(
-            [card.rule_for(provider, model) for provider, model in pairs.iter_rows()], dtype=pl.Int64
-        )
-    )
-    joined = events.select("provider", "model").join(
-        table, on=["provider", "model"], how="left", maintain_order="left"
-    )
-    return joined["rule"].to_numpy()
+    return replace(decoded, events=rated)
 
 
 def _days(events: pl.DataFrame, limits: LimitSettings) -> tuple[Int64s, Int64s]:
@@ -297,13 +281,13 @@ def _usd(pico: Int64s, amounts: Amounts, which: int) -> pl.Series:
     return pl.Series(pa.Array.from_buffers(kind, len(pico), [None, pa.py_buffer(words)]), dtype=USD)
 
 
-def split_by_tenant(rated: Rated, shards: int) -> Iterator[SpendSlice]:
+def split_by_tenant(judged: Judged, shards: int) -> Iterator[SpendSlice]:
     """For every shard of tenants the columns that spend needs of the events that count, if there are any."""
     parts: dict[int, pl.DataFrame] = {}
-    if not rated.priced.is_empty():
-        parts = _parts_by_tenant(rated.priced, shards)
+    if not judged.priced.is_empty():
+        parts = _parts_by_tenant(judged.priced, shards)
     for shard in range(shards):
-        yield SpendSlice(shard, rated.shard, rated.tick, parts.get(shard))
+        yield SpendSlice(shard, judged.shard, judged.tick, parts.get(shard))
 
 
 _SPEND_COLUMNS = (
@@ -331,26 +315,31 @@ def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFra
     return {int(number): part for (number,), part in parts.items()}
 
 
-def verdict_frames(
-    sliced: ShardSlice, verdict: npt.NDArray[np.int8], watermark_ms: int
-) -> tuple[pl.DataFrame, pl.DataFrame, Bools]:
-    """Originals with the watermark of their input at each, copies, and where the conflicts are."""
+def judge(sliced: ShardSlice, verdict: npt.NDArray[np.int8], watermark_ms: int) -> Judged:
+    """What the verdicts of dedupe make of a slice, whose input had passed `watermark_ms` before it."""
     events = sliced.events
-    original = verdict == 0
-    marks = np.maximum(events["peak_ms"].to_numpy(), watermark_ms)
-    whole = events.drop("peak_ms").with_columns(watermark_ms=pl.Series(marks, dtype=pl.Int64))
-    return (
-        whole if original.all() else whole.filter(original),
-        events.filter(verdict == 1).select(_DUPLICATE_COLUMNS),
-        verdict == 2,
+    return Judged(
+        sliced.shard,
+        sliced.tick,
+        _priced(events if not verdict.any() else events.filter(verdict == ORIGINAL), watermark_ms),
+        events.filter(verdict == DUPLICATE).select(_DUPLICATE_COLUMNS),
+        _conflicts(events, verdict == CONFLICT),
     )
 
 
-_DUPLICATE_COLUMNS = ("tenant_id", "idempotency_key", "timestamp_ms", "offset", "line")
+def _priced(originals: pl.DataFrame, watermark_ms: int) -> pl.DataFrame:
+    passed = pl.max_horizontal("peak_ms", pl.lit(watermark_ms, pl.Int64))
+    return (
+        originals.lazy().with_columns(late=passed > pl.col("late_after_ms")).drop(_WORKING_COLUMNS).collect()
+    )
 
 
-def conflict_rows(events: pl.DataFrame, conflict: Bools) -> pl.DataFrame:
-    """Quarantine rows for events that reuse a key with other content."""
+_WORKING_COLUMNS = ("peak_ms", "late_after_ms", "raw")
+_POSITION = ("source", "source_partition", "offset", "line")
+_DUPLICATE_COLUMNS = ("tenant_id", "idempotency_key", "timestamp_ms", *_POSITION)
+
+
+def _conflicts(events: pl.DataFrame, conflict: Bools) -> pl.DataFrame:
     if not conflict.any():
         return QUARANTINE_SCHEMA.to_frame()
     return refuse(

@@ -19,16 +19,16 @@ _LABELS = (
 )
 
 
-def _position(partition: Partition) -> list[pl.Expr]:
+def _position() -> list[pl.Expr]:
     return [
-        pl.lit(partition.source).alias("source"),
-        pl.lit(partition.number, pl.UInt32).alias("source_partition"),
+        pl.col("source"),
+        pl.col("source_partition").cast(pl.UInt32),
         pl.col("offset").cast(pl.UInt64).alias("source_offset"),
         pl.col("line").cast(pl.UInt32).alias("source_line"),
     ]
 
 
-def priced_rows(priced: pl.DataFrame, partition: Partition) -> pl.DataFrame:
+def priced_rows(priced: pl.DataFrame) -> pl.DataFrame:
     """Rows of `priced_events`, but for `ingested_at`."""
     return priced.select(
         *_LABELS,
@@ -46,20 +46,23 @@ def priced_rows(priced: pl.DataFrame, partition: Partition) -> pl.DataFrame:
         "multiplier",
         "rate_card_version",
         "late",
-        *_position(partition),
+        *_position(),
     )
 
 
-def duplicate_rows(duplicates: pl.DataFrame, partition: Partition) -> pl.DataFrame:
+def duplicate_rows(duplicates: pl.DataFrame) -> pl.DataFrame:
     """Rows of `duplicates`, but for `received_at`."""
     return duplicates.select(
-        "tenant_id", "idempotency_key", time_column("timestamp", "timestamp_ms"), *_position(partition)
+        "tenant_id", "idempotency_key", time_column("timestamp", "timestamp_ms"), *_position()
     )
 
 
 def quarantine_rows(quarantined: pl.DataFrame, partition: Partition) -> pl.DataFrame:
     """Rows of `quarantine_log`, but for `received_at`. The newline that ended the line is not part of it."""
-    return quarantined.select(
+    placed = quarantined.with_columns(
+        source=pl.lit(partition.source), source_partition=pl.lit(partition.number)
+    )
+    return placed.select(
         "reason",
         "detail",
         "tenant_id",
@@ -68,6 +71,6 @@ def quarantine_rows(quarantined: pl.DataFrame, partition: Partition) -> pl.DataF
         .then(pl.col("raw").bin.slice(0, pl.col("raw").bin.size() - 1))
         .otherwise(pl.col("raw"))
         .alias("raw"),
-        *_position(partition),
+        *_position(),
         pl.lit(0, pl.UInt32).alias("revision"),
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from clickhouse_connect.driver.client import Client
 
@@ -36,6 +37,9 @@ from sinks.rows import (
 
 _STAMPS = {"priced_events": "ingested_at", "quarantine_log": "received_at", "duplicates": "received_at"}
 _DELIVERIES_PER_EPOCH = 1_000
+
+Finish: TypeAlias = Callable[[pl.DataFrame], pl.DataFrame]
+"""Makes rows of a table from the job's own columns."""
 
 
 class AlertPost(Protocol):
@@ -62,12 +66,15 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         publisher: Publisher,
         client: Client,
         post: AlertPost | None,
+        finish: Mapping[str, Finish],
         now_ms: Callable[[], int],
     ) -> None:
         self._publisher = publisher
         self._client = client
         self._post = post
+        self._finish = finish
         self._now_ms = now_ms
+        self._rows: dict[str, list[pl.DataFrame]] = {}
         self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
         self._alerts: list[CapAlert] = []
         self._durable_alerts: list[CapAlert] = []
@@ -88,7 +95,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         for item in items:
             match item:
                 case TableRows(table, frame):
-                    self._publisher.collect(table, stamped(frame, _STAMPS[table], self._now_ms()))
+                    self._rows.setdefault(table, []).append(frame)
                 case WindowVersions(versions):
                     for one in versions:
                         key = (one.tenant_id, one.feature_id, one.window_kind, one.window_start_ms)
@@ -104,6 +111,11 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         """Publish the epoch before this one, which is durable by now, and stage this one."""
         sys.audit("meterline.step", "sink: before snapshot")
         now_ms = self._now_ms()
+        # Once for all rows of the epoch: a frame of a few rows costs as much as one of thousands.
+        rows, self._rows = self._rows, {}
+        for table, frames in rows.items():
+            finished = self._finish.get(table, _as_it_is)(pl.concat(frames))
+            self._publisher.collect(table, stamped(finished, _STAMPS[table], now_ms))
         self._publisher.collect("spend_windows", window_rows(self._windows.values(), now_ms))
         self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
         delivered = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
@@ -148,6 +160,10 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         counts[1] += progress.read
 
 
+def _as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
 def _progress_row(name: str, counts: list[int]) -> tuple[str, int, int, int]:
     source, number = json.loads(name)
     next_offset, events_read = counts
@@ -171,7 +187,10 @@ def partition_names(count: int) -> list[str]:
 
 
 class MeteringSink(FixedPartitionedSink[SinkItem, str]):
-    """`partitions` sink partitions, each with a client. Nothing is opened before Bytewax builds one."""
+    """`partitions` sink partitions, each with a client. Nothing is opened before Bytewax builds one.
+
+    `finish` has, by table, what makes its rows where the items bring the job's own columns.
+    """
 
     def __init__(
         self,
@@ -179,6 +198,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         staged: Path,
         connect: Callable[[], Client],
         open_post: Callable[[], AlertPost],
+        finish: Mapping[str, Finish],
         now_ms: Callable[[], int],
         observer: PublishObserver,
     ) -> None:
@@ -186,6 +206,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         self._staged = staged
         self._connect = connect
         self._open_post = open_post
+        self._finish = finish
         self._now_ms = now_ms
         self._observer = observer
 
@@ -202,7 +223,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         client = self._connect()
         publisher = Publisher(client, BlockStage(self._staged, for_part), observer=self._observer)
         post = self._open_post() if for_part == "sink-00" else None
-        partition = MeteringPartition(publisher, client, post, self._now_ms)
+        partition = MeteringPartition(publisher, client, post, self._finish, self._now_ms)
         state = (
             PublisherState.from_json(resume_state)
             if resume_state

@@ -17,7 +17,7 @@ _TIME = pl.Datetime("ms", "UTC")
 
 @dataclass(frozen=True, slots=True)
 class TableRows:
-    """Finished rows of one table."""
+    """Rows of one table, finished or in the job's own columns: the sink is told how to finish those."""
 
     table: str
     frame: pl.DataFrame

@@ -23,7 +23,15 @@ from dataflows.operators import (
     new_book,
 )
 from dataflows.segments import CorruptStateError, Segment
-from dataflows.steps import HOUR_MS, SETTLED_EVENTS, Tick, rate_events, split_by_shard, split_by_tenant
+from dataflows.steps import (
+    HOUR_MS,
+    SETTLED_EVENTS,
+    Tick,
+    rate_events,
+    refuse_unpriced,
+    split_by_shard,
+    split_by_tenant,
+)
 from pricing.cap import CapAlert
 from pricing.rate_card import compile_card
 from pricing.settings import load_settings, thresholds
@@ -106,13 +114,14 @@ class Job:
             live,
             age_limited=False,
         )
-        for shard, sliced in split_by_shard(decode(raw, NO_BOUNDS), SHARDS, seed=7):
+        decoded = refuse_unpriced(decode(raw, NO_BOUNDS), CARD)
+        rated = rate_events(decoded, CARD, SETTINGS.limits, RETENTION_HOURS)
+        for shard, sliced in split_by_shard(rated, SHARDS, seed=7):
             for judged in self.dedupes[shard].on_batch([sliced])[0]:
                 self.seen.duplicates += judged.duplicates["idempotency_key"].to_list()
-                self.seen.conflicts += len(judged.conflicts)
-                rated = rate_events(judged, CARD, SETTINGS.limits, RETENTION_HOURS)
-                self.seen.priced |= dict(rated.priced.select("idempotency_key", "late").iter_rows())
-                for part in split_by_tenant(rated, SHARDS):
+                self.seen.conflicts += len(judged.quarantined)
+                self.seen.priced |= dict(judged.priced.select("idempotency_key", "late").iter_rows())
+                for part in split_by_tenant(judged, SHARDS):
                     self._spend(self.spends[part.shard].on_batch([part])[0])
 
     def _spend(self, outputs: Iterable[SpendOutput]) -> None:

@@ -19,16 +19,14 @@ from dataflows.dedupe import DedupeIndex
 from dataflows.steps import (
     HOUR_MS,
     Judged,
-    Rated,
-    conflict_rows,
     content_hashes,
+    judge,
     key_hashes,
     peak_of,
     rate_events,
     refuse_unpriced,
     split_by_shard,
     split_by_tenant,
-    verdict_frames,
 )
 from dataflows.tables import priced_rows, quarantine_rows
 from metering.event import UsageEvent
@@ -58,20 +56,29 @@ def decoded(*events: dict[str, Any]) -> Decoded:
     )
 
 
-def judged(*events: dict[str, Any], watermark_ms: int = -1) -> Judged:
-    """The events as originals, by one shard of dedupe."""
-    ((_, sliced),) = split_by_shard(decoded(*events), shards=1, seed=7)
-    verdict = DedupeIndex(DAY_MS).classify(sliced.sightings)
-    originals, duplicates, conflict = verdict_frames(sliced, verdict, watermark_ms)
-    return Judged(sliced.shard, sliced.tick, originals, duplicates, conflict_rows(sliced.events, conflict))
+MODELS = ("gpt-4o", "gpt-4o-mini", "other")
+RULES = f"[{', '.join(f'{{model: {model}, input_rate: 1, output_rate: 2}}' for model in MODELS)}]"
 
 
-def settings_of(more: str = "", rules: str = "[{model: gpt-4o, input_rate: 1, output_rate: 2}]") -> Settings:
+def settings_of(more: str = "", rules: str = RULES) -> Settings:
     return load_settings(f"pricing: {{rules: {rules}}}\n{more}")
 
 
-def rated(judged_events: Judged, settings: Settings, retention_hours: int = 72) -> Rated:
-    return rate_events(judged_events, compile_card(settings.pricing.rules), settings.limits, retention_hours)
+def rated(batch: Decoded, settings: Settings, retention_hours: int = 72) -> Decoded:
+    card = compile_card(settings.pricing.rules)
+    return rate_events(refuse_unpriced(batch, card), card, settings.limits, retention_hours)
+
+
+def judged(
+    *events: dict[str, Any],
+    settings: Settings | None = None,
+    watermark_ms: int = -1,
+    retention_hours: int = 72,
+) -> Judged:
+    """The events rated, and judged by one shard of dedupe."""
+    batch = rated(decoded(*events), settings or settings_of(), retention_hours)
+    ((_, sliced),) = split_by_shard(batch, shards=1, seed=7)
+    return judge(sliced, DedupeIndex(DAY_MS).classify(sliced.sightings), watermark_ms)
 
 
 PLAIN = fields(
@@ -123,9 +130,9 @@ PLAIN = fields(
 def test_which_difference_makes_a_copy_a_conflict(field: str, value: object, verdict: str) -> None:
     found = judged(PLAIN, {**PLAIN, field: value})
     counts = {
-        "original": len(found.originals) - 1,
+        "original": len(found.priced) - 1,
         "duplicate": len(found.duplicates),
-        "conflict": len(found.conflicts),
+        "conflict": len(found.quarantined),
     }
     assert counts == {name: int(name == verdict) for name in counts}
 
@@ -156,7 +163,7 @@ def test_a_content_is_hashed_alike_whoever_its_neighbours_are() -> None:
 
 
 def test_a_conflict_waits_in_quarantine_with_its_bytes_and_a_sentence() -> None:
-    (row,) = judged(fields(), fields(model="other")).conflicts.iter_rows(named=True)
+    (row,) = judged(fields(), fields(model="other")).quarantined.iter_rows(named=True)
     assert row == {
         "reason": "idempotency_conflict",
         "detail": "the key k-1 was used within the window for an event with other content",
@@ -228,25 +235,28 @@ def test_shards_get_every_event_once_in_order_with_its_own_columns(
 
 def test_a_heartbeat_reaches_every_shard() -> None:
     empty = decode(RawBatch.heartbeat(FILE, 9, live=False), TimeBounds(1, 1))
-    slices = list(split_by_shard(empty, 4, seed=7))
+    slices = list(split_by_shard(rated(empty, settings_of()), 4, seed=7))
     assert [(number, len(one.events), len(one.sightings)) for number, one in slices] == [
         (number, 0, 0) for number in range(4)
     ]
     assert {(one.tick.peak_ms, one.tick.live) for _, one in slices} == {(-1, False)}
-    settings = settings_of()
     for _, one in slices:
-        originals, duplicates, conflict = verdict_frames(one, np.empty(0, np.int8), 5)
-        nothing = rated(
-            Judged(one.shard, one.tick, originals, duplicates, conflict_rows(one.events, conflict)), settings
-        )
+        nothing = judge(one, np.empty(0, np.int8), 5)
         assert [part.rows for part in split_by_tenant(nothing, 3)] == [None, None, None]
 
 
-def test_the_watermark_of_an_event_is_the_greatest_time_up_to_it() -> None:
-    times = [5, 3, 9, 4]
-    events = [fields(idempotency_key=f"k-{number}", timestamp=time) for number, time in enumerate(times)]
-    assert judged(*events, watermark_ms=-1).originals["watermark_ms"].to_list() == [5, 5, 9, 9]
-    assert judged(*events, watermark_ms=7).originals["watermark_ms"].to_list() == [7, 7, 9, 9]
+@pytest.mark.parametrize(
+    ("watermark_ms", "late"),
+    [(-1, [False, False, False, True]), (NOON_MS + DAY_MS + 1, [False, True, True, True])],
+)
+def test_an_event_is_late_by_the_greatest_time_before_it_or_by_its_inputs_watermark(
+    watermark_ms: int, late: list[bool]
+) -> None:
+    times = [NOON_MS + DAY_MS, NOON_MS, NOON_MS + 2, NOON_MS + 3]
+    times[2:2] = [] if watermark_ms > 0 else [NOON_MS + DAY_MS + 1]
+    events = [fields(idempotency_key=f"k-{number}", timestamp=time) for number, time in enumerate(times)][:4]
+    # The days end at midnight; twelve hours later they are closed.
+    assert judged(*events, watermark_ms=watermark_ms, retention_hours=12).priced["late"].to_list() == late
 
 
 @pytest.mark.parametrize(
@@ -265,8 +275,9 @@ def test_an_event_is_late_once_the_watermark_is_past_its_days_end_and_the_retent
     zone: str, behind_hours: float, late: bool
 ) -> None:
     overrides = f"limits: {{overrides: {{tenants: {{tenant-001: {{timezone: {zone}}}}}}}}}"
-    events = judged(fields(), watermark_ms=NOON_MS + round(behind_hours * HOUR_MS))
-    assert rated(events, settings_of(overrides), retention_hours=2).priced["late"].to_list() == [late]
+    watermark_ms = NOON_MS + round(behind_hours * HOUR_MS)
+    found = judged(fields(), settings=settings_of(overrides), watermark_ms=watermark_ms, retention_hours=2)
+    assert found.priced["late"].to_list() == [late]
 
 
 def test_what_the_card_does_not_know_waits_before_it_can_claim_a_key() -> None:
@@ -278,8 +289,6 @@ def test_what_the_card_does_not_know_waits_before_it_can_claim_a_key() -> None:
     assert waiting["reason"] == "unpriced"
     assert waiting["detail"] == "the rate card has no rate for model unheard-of of provider x"
     assert waiting["raw"] == json.dumps(events[1]).encode()
-    with pytest.raises(ValueError, match="without a rate"):
-        rated(judged(*events), settings_of())
 
 
 def test_the_providers_own_rule_wins_and_what_is_not_billable_costs_all_the_same() -> None:
@@ -294,7 +303,7 @@ def test_the_providers_own_rule_wins_and_what_is_not_billable_costs_all_the_same
         fields(idempotency_key="e", input_tokens=10, output_tokens=1, status="error"),
         fields(idempotency_key="f", input_tokens=10, output_tokens=1, cache_status="hit"),
     ]
-    found = rated(judged(*events), settings_of(rules=rules))
+    found = judged(*events, settings=settings_of(rules=rules))
     columns = ("idempotency_key", "cost", "price", "multiplier", "billable")
     assert list(found.priced.select(columns).iter_rows()) == [
         ("a", Decimal(12), Decimal(12), Decimal(1), True),
@@ -310,7 +319,8 @@ def test_amounts_beyond_64_bits_are_exact_beside_small_ones() -> None:
         fields(idempotency_key="small", input_tokens=1, output_tokens=0),
         fields(idempotency_key="huge", input_tokens=2**40, output_tokens=2**40),
     ]
-    found = rated(judged(*events), settings_of(rules="[{model: gpt-4o, input_rate: 999, output_rate: 0.3}]"))
+    rules = "[{model: gpt-4o, input_rate: 999, output_rate: 0.3}]"
+    found = judged(*events, settings=settings_of(rules=rules))
     assert found.priced["cost"].to_list() == [Decimal(999), 2**40 * Decimal("999.3")]
 
 
@@ -320,7 +330,7 @@ def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -
         for one in range(50)
     ]
     events[30]["timestamp"] = NOON_MS - 10 * DAY_MS
-    found = rated(judged(*events), settings_of())
+    found = judged(*events)
     assert found.priced.filter("late")["idempotency_key"].to_list() == ["k-30"]
     parts = list(split_by_tenant(found, 3))
     assert [(part.shard, part.origin, part.tick) for part in parts] == [
@@ -332,8 +342,8 @@ def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -
 
 
 def test_rows_of_tables_keep_the_position_and_lose_no_column() -> None:
-    found = rated(judged(PLAIN), settings_of())
-    (row,) = priced_rows(found.priced, FILE).iter_rows(named=True)
+    found = judged(PLAIN)
+    (row,) = priced_rows(found.priced).iter_rows(named=True)
     told = {
         name: value
         for name, value in PLAIN.items()
