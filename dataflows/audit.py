@@ -31,6 +31,10 @@ from dataflows.recount import LINE_BITS, Ledger, Recount, distinct, recount_file
 
 OnProgress = Callable[[str], None]
 
+NOTHING_YET = "nothing has been published yet"
+NAMED_MAX = 5
+"""Inputs that a verdict names; it says how many more there are."""
+
 LOOKS_MAX = 4
 LOOK_AGAIN_SECONDS = 1.0
 
@@ -67,8 +71,8 @@ def audit(
     its progress moves, what looks broken is looked at again, `LOOKS_MAX` times at most.
     """
     inputs = [Input(*row) for row in client.query(_INPUTS).result_rows]
-    if not inputs:
-        yield Check("inputs", ok=True, detail="nothing has been published yet")
+    if not any(one.events_read for one in inputs):
+        yield Check("inputs", ok=True, detail=NOTHING_YET, unproved="what was read")
     replaced = _any_replaced(client)
     # Without FINAL ClickHouse reads the columns of the position alone.
     priced = "usage" if replaced else "priced_events"
@@ -239,7 +243,9 @@ def _judge_recount(one: Input, found: Recount) -> Check:
         detail = f"{len(found.invented):,} rows without a line, the first {one.place(first)}"
         return Check(name, ok=False, detail=detail)
     if found.refusal:
-        return Check(name, ok=True, detail=f"not recounted: {found.refusal}")
+        return Check(
+            name, ok=True, detail=f"not recounted: {found.refusal}", unproved=f"{one.source}/{one.number}"
+        )
     if found.lines != one.events_read:
         detail = f"the source holds {found.lines:,} lines, {one.events_read:,} were read"
         return Check(name, ok=False, detail=detail)
@@ -265,3 +271,18 @@ def _check_identities(client: Client) -> Check:
         place = Input(source, number, 0, 0).place(offset << LINE_BITS | line)
         return Check("identities", ok=False, detail=f"{place} has been priced as two different events")
     return Check("identities", ok=True, detail="rows that were replaced were rows of the same events")
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """What all checks come to, in a sentence."""
+    broken = sum(not check.ok for check in checks)
+    if broken:
+        return f"{broken} checks are broken"
+    if any(check.detail == NOTHING_YET for check in checks):
+        return f"{NOTHING_YET}: there is nothing to balance"
+    unproved = [check.unproved for check in checks if check.unproved]
+    if not unproved:
+        return "the books balance"
+    names = ", ".join(unproved[:NAMED_MAX])
+    more = f" and {len(unproved) - NAMED_MAX} more" if len(unproved) > NAMED_MAX else ""
+    return f"the books balance as far as they go; not recounted: {names}{more}"

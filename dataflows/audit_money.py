@@ -14,11 +14,16 @@ from clickhouse_connect.driver.client import Client
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One equation: whether it holds, in a sentence, with the first offender where it does not."""
+    """One equation: whether it holds, in a sentence, with the first offender where it does not.
+
+    `unproved` says of what: an input that could not be counted again, say. Then nothing contradicts
+    the equation, and nothing proves it.
+    """
 
     name: str
     ok: bool
     detail: str
+    unproved: str = ""
 
 
 def check_keys(client: Client, window_hours: int) -> Check:

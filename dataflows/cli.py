@@ -18,7 +18,8 @@ import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from dataflows.alerts import wall_clock_ms
-from dataflows.audit import audit
+from dataflows.audit import audit, verdict
+from dataflows.audit_money import Check
 from dataflows.check import check_everything
 from dataflows.cli_options import (
     clickhouse_option,
@@ -328,17 +329,18 @@ def audit_command() -> None:
     source = os.environ.get(SOURCE_ENV, "")
     topic = parse_topic(source) if source.startswith("kafka://") else None
     client = connect(_existing())
-    broken = 0
+    found: list[Check] = []
     try:
         migrate(client)
         hours = settings.metering.idempotency_window_hours
-        for found in audit(client, topic, thresholds(settings), hours, show_recount):
-            broken += not found.ok
-            click.echo(f"{'ok    ' if found.ok else 'BROKEN'} {found.name}: {found.detail}")
+        for check in audit(client, topic, thresholds(settings), hours, show_recount):
+            found.append(check)
+            mark = "BROKEN" if not check.ok else "open  " if check.unproved else "ok    "
+            click.echo(f"{mark} {check.name}: {check.detail}")
     finally:
         client.close()
-    click.echo("the books balance" if not broken else f"{broken} checks are broken")
-    if broken:
+    click.echo(verdict(found))
+    if not all(check.ok for check in found):
         sys.exit(EXIT_AUDIT_BROKEN)
 
 

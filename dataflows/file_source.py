@@ -4,15 +4,20 @@ One Bytewax partition is one file; one item is one read of about `READ_BYTES`, c
 
 Delivery: the snapshot of a partition is the byte and the line after the last batch that left in the
 epoch. A crash before it is durable reads from the older position again; after it, from the new one.
-A file that was read to its end is not read again, only what was appended to it since. Standard input
-cannot go back: pipe the same data again after a crash, and dedupe drops what was priced before.
+A file that was read to its end is not read again, only what was appended to it since; one that was
+replaced or cut meanwhile is refused (see `dataflows.edges`). Standard input cannot go back: pipe the same
+data again after a crash, and dedupe drops what was priced before.
+
+A last line without a newline may be one that is still being written. It is read if it is a JSON object,
+which no longer line can begin with; any other waits for its newline, and the log says so.
 """
 
 from __future__ import annotations
 
 import glob
 import gzip
-import io
+import json
+import logging
 import sys
 import uuid
 import zlib
@@ -26,14 +31,17 @@ import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from dataflows.batch import Partition, RawBatch
+from dataflows.edges import EDGE_BYTES, Edges
 from dataflows.lifecycle import EpochLifecycle, Turn
 from metering.event import LINE_BYTES_MAX
 
 READ_BYTES = 4 * 1024 * 1024
 _WAIT = timedelta(milliseconds=20)
 
-FileState = tuple[int, int]
-"""(bytes read, lines read) of the uncompressed file."""
+FileState = tuple[int, int, int]
+"""(bytes read, lines read, CRC-32 of the edges of what was read) of the uncompressed file."""
+
+_log = logging.getLogger(__name__)
 
 
 class InputError(Exception):
@@ -83,14 +91,32 @@ def _open(source: str) -> BinaryIO:
     return Path(source).open("rb")
 
 
-def _seek(file: BinaryIO, source: str, position: int) -> None:
-    # A last line without a newline counts one byte more than the file has.
-    if file.seek(0, io.SEEK_END) < position - 1:
+def _seek(file: BinaryIO, source: str, position: FileState) -> Edges:
+    """Go to where the last run stopped; returns the edges of what it read."""
+    if not position[0]:
+        return Edges()
+    try:
+        edges = Edges.of(file, position[0])
+    except (OSError, EOFError, zlib.error) as exc:
+        raise InputError(f"{source} is damaged or cannot be read: {exc}") from exc
+    if edges is None:
         raise InputError(
-            f"the file {source} is shorter than what was already read of it ({position} bytes): "
+            f"the file {source} is shorter than what was already read of it ({position[0]} bytes): "
             "it was cut or replaced; give new data a new name"
         )
-    file.seek(position)
+    if edges.crc32() != position[2]:
+        raise InputError(
+            f"the file {source} does not begin with the {position[0]} bytes that were already read of it: "
+            "it was replaced or rewritten; give new data a new name"
+        )
+    return edges
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
@@ -104,16 +130,20 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         partition: Partition,
         file: BinaryIO,
         position: FileState,
+        edges: Edges,
         now_ms: Callable[[], int],
         *,
         follow: bool,
     ) -> None:
         self._partition = partition
         self._file = file
-        self._bytes, self._lines = position
+        self._bytes, self._lines = position[:2]
+        self._edges = edges
         self._now_ms = now_ms
         self._follow = follow
         self._rest = b""
+        self._passed = 0
+        self._passed_end = b""
         self._lifecycle = EpochLifecycle()
         self._awake_at: datetime | None = None
 
@@ -130,6 +160,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
             if self._follow:
                 turn = self._lifecycle.idle_turn()
             else:
+                self._tell_unfinished()
                 self._lifecycle.end_of_input()
                 turn = self._lifecycle.turn()
         if turn is Turn.END:
@@ -148,20 +179,21 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         """Where the next run goes on."""
         sys.audit("meterline.step", "source: snapshot")
         self._lifecycle.close_epoch()
-        return (self._bytes, self._lines)
+        return (self._bytes, self._lines, self._edges.crc32())
 
     def close(self) -> None:
         """Close the file; nothing is kept here."""
         self._file.close()
 
     def _batch(self, data: bytes) -> RawBatch:
-        count = data.count(b"\n")
+        self._count(data)
+        ended = data if data.endswith(b"\n") else data + b"\n"
+        count = ended.count(b"\n")
         first = self._lines + 1
-        self._bytes += len(data)
         self._lines += count
         return RawBatch(
             self._partition,
-            data,
+            ended,
             np.arange(first, first + count, dtype=np.int64),
             np.zeros(count, np.int32),
             np.full(count, self._now_ms(), np.int64),
@@ -170,26 +202,62 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
             age_limited=False,
         )
 
+    def _count(self, data: bytes) -> None:
+        """Move the position past `data`, and past what was left out of its first line."""
+        self._bytes += len(data) + self._passed
+        if self._passed:
+            self._edges.add(data[: LINE_BYTES_MAX + 1])
+            self._edges.add(self._passed_end)
+            data = data[LINE_BYTES_MAX + 1 :]
+            self._passed, self._passed_end = 0, b""
+        self._edges.add(data)
+
     def _read_lines(self) -> bytes:
-        """Whole lines; a line without an end ends with the file. Empty at the end of the file."""
-        data = self._rest
-        while True:
-            chunk = self._read()
-            if not chunk:
-                if self._follow:
-                    self._rest = data
-                    return b""
-                self._rest = b""
-                if not data:
-                    return b""
-                return data if data.endswith(b"\n") else data + b"\n"
+        """Whole lines, or a last one that needs no newline. Empty where the file ends for now."""
+        data, self._rest = self._rest, b""
+        while chunk := self._read():
+            if self._edges.inside_line:
+                chunk = self._end_of_counted_line(chunk)  # the rest of it
+            elif self._passed:
+                newline = chunk.find(b"\n")
+                passed = chunk if newline < 0 else chunk[:newline]
+                self._pass_over(passed)
+                chunk = chunk[len(passed) :]  # the rest of it
             data += chunk
-            end = data.rfind(b"\n")
-            if end >= 0:
-                self._rest = data[end + 1 :]
-                return data[: end + 1]
-            if len(data) > LINE_BYTES_MAX:
-                return self._cut_long_line(data)
+            end = data.rfind(b"\n") + 1
+            if end:
+                self._rest = data[end:]
+                return data[:end]
+            # Enough of an endless line for the decoder to refuse it.
+            self._pass_over(data[LINE_BYTES_MAX + 1 :])
+            data = data[: LINE_BYTES_MAX + 1]
+        if data and not self._follow and (self._partition.source.startswith("stdin:") or _is_object(data)):
+            return data
+        self._rest = data
+        return b""
+
+    def _pass_over(self, data: bytes) -> None:
+        self._passed += len(data)
+        self._passed_end = (self._passed_end + data[-EDGE_BYTES:])[-EDGE_BYTES:]
+
+    def _end_of_counted_line(self, chunk: bytes) -> bytes:
+        """What follows a line that was read before its newline was there; returns what is beyond that."""
+        rest = chunk.lstrip(b" \t\r")
+        if rest and not rest.startswith(b"\n"):
+            raise InputError(
+                f"line {self._lines} of {self._partition.source} was a whole JSON object when it was read, "
+                "and goes on now: end it with a newline"
+            )
+        rest = rest[1:]
+        self._count(chunk[: len(chunk) - len(rest)])
+        return rest
+
+    def _tell_unfinished(self) -> None:
+        if self._rest.strip():
+            _log.warning(
+                "1 unfinished line of %s waits: a later run reads it, once it has its newline",
+                self._partition.source,
+            )
 
     def _read(self) -> bytes:
         try:
@@ -198,19 +266,6 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
             raise InputError(
                 f"{self._partition.source} is damaged or cannot be read after line {self._lines}: {exc}"
             ) from exc
-
-    def _cut_long_line(self, data: bytes) -> bytes:
-        """Enough of an endless line for the decoder to refuse it; the rest of the line is passed over."""
-        kept = data[: LINE_BYTES_MAX + 1]
-        passed = len(data) - len(kept)
-        while True:
-            chunk = self._read()
-            end = chunk.find(b"\n")
-            if end >= 0 or not chunk:
-                self._rest = chunk[end + 1 :] if end >= 0 else b""
-                self._bytes += passed + max(end, 0)
-                return kept + b"\n"
-            passed += len(chunk)
 
 
 class AbsentPartition(StatefulSourcePartition[RawBatch, FileState]):
@@ -225,7 +280,7 @@ class AbsentPartition(StatefulSourcePartition[RawBatch, FileState]):
 
     def snapshot(self) -> FileState:
         """The position as it was."""
-        return self._position or (0, 0)
+        return self._position or (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -249,7 +304,10 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
             return AbsentPartition(resume_state)
         partition = self.partitions[for_part]
         file = _open(partition.source)
-        position = resume_state or (0, 0)
-        if position[0]:
-            _seek(file, partition.source, position[0])
-        return FilePartition(partition, file, position, self.now_ms, follow=self.follow)
+        position = resume_state or (0, 0, 0)
+        try:
+            edges = _seek(file, partition.source, position)
+        except InputError:
+            file.close()
+            raise
+        return FilePartition(partition, file, position, edges, self.now_ms, follow=self.follow)

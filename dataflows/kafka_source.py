@@ -203,7 +203,7 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         if durable is not None:
             self._commit(durable)
         self._tell_lag()
-        return (-1 if self._next_offset is None else self._next_offset, 0)
+        return (-1 if self._next_offset is None else self._next_offset, 0, 0)
 
     def _tell_lag(self) -> None:
         """Note how much is left to read, as the last fetch said: no question to the broker."""

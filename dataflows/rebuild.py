@@ -170,7 +170,7 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
 
 def _position(job: Job, one: Resume) -> FileState:
     # A file is read again from its first byte; of Kafka only the offset counts.
-    return (one.next_offset, 0) if job.plan.kafka is not None else (0, 0)
+    return (one.next_offset, 0, 0) if job.plan.kafka is not None else (0, 0, 0)
 
 
 def _entries(

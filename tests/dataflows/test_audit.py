@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dataflows.audit import audit
+from dataflows.audit import audit, verdict
+from dataflows.audit_money import Check
 from dataflows.traffic import TrafficShape, generate
 from sinks.clickhouse import connect, parse_address
+from sinks.migrate import migrate
 from tests.integration.running import Place
 
 THRESHOLDS = (Decimal("0.8"), Decimal(1))
@@ -174,11 +176,46 @@ def test_a_source_that_is_gone_is_said_to_be_not_recounted(priced: Place) -> Non
     path.rename(priced.root / "moved")
     client = connect(parse_address(priced.clickhouse))
     try:
-        details = [check.detail for check in audit(client, None, THRESHOLDS, 24, lambda _: None)]
+        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None))
     finally:
         client.close()
         (priced.root / "moved").rename(path)
-    assert any(detail.startswith("not recounted") for detail in details)
+    assert [(check.name, check.unproved) for check in found if check.detail.startswith("not recounted")] == [
+        (f"{path}/0: recount", f"{path}/0")
+    ]
+    assert verdict(found) == f"the books balance as far as they go; not recounted: {path}/0"
+
+
+def test_before_anything_is_published_the_audit_says_that_there_is_nothing_to_balance(tmp_path: Path) -> None:
+    client = connect(parse_address(f"chdb://{tmp_path}/ch"))
+    try:
+        migrate(client)
+        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None))
+    finally:
+        client.close()
+    assert verdict(found) == "nothing has been published yet: there is nothing to balance"
+
+
+PROVED = Check("a", ok=True, detail="")
+BROKEN = Check("b", ok=False, detail="")
+OPEN = [Check(name, ok=True, detail="", unproved=name) for name in "cdefghi"]
+
+
+@pytest.mark.parametrize(
+    ("checks", "sentence"),
+    [
+        ([PROVED], "the books balance"),
+        ([PROVED, BROKEN], "1 checks are broken"),
+        ([OPEN[0], BROKEN, BROKEN], "2 checks are broken"),
+        ([PROVED, OPEN[0]], "the books balance as far as they go; not recounted: c"),
+        (
+            [*OPEN, PROVED],
+            "the books balance as far as they go; not recounted: c, d, e, f, g and 2 more",
+        ),
+    ],
+)
+def test_the_verdict_claims_no_more_than_was_counted(checks: list[Check], sentence: str) -> None:
+    assert verdict(checks) == sentence
 
 
 def test_a_position_must_not_have_stood_for_two_events_even_if_rows_were_replaced(

@@ -140,6 +140,47 @@ def assert_agrees_in_sum(place: Place, expected: Audit) -> None:
     assert len(found["duplicates"]) == len(expected.duplicates)
 
 
+def meterline(place: Place, command: str) -> tuple[int, str]:
+    flags = ["--config", f"{place.root}/meterline.yaml", "--clickhouse", place.clickhouse]
+    done = subprocess.run(
+        [sys.executable, "-m", "dataflows.cli", command, *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    return done.returncode, done.stdout
+
+
+def test_a_half_written_line_waits_and_the_books_balance_before_and_after(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    path = tmp_path / "events.jsonl"
+    write_traffic(path, 1_000, 20)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    code, stderr = place.run(f"file://{path}")
+    assert (code, stderr.count(f"1 unfinished line of {path} waits")) == (0, 1), stderr
+    code, told = meterline(place, "audit")
+    assert (code, "the books balance" in told.splitlines()) == (0, True), told
+    path.write_bytes(whole.rstrip())  # its last line is whole, but for the newline
+    code, stderr = place.run(f"file://{path}")
+    assert (code, "unfinished" in stderr) == (0, False), stderr
+    assert_agrees(place, expected_of(place.config, path))
+    assert meterline(place, "audit")[1].splitlines()[-1] == "the books balance"
+
+
+def test_a_file_that_was_replaced_is_refused_and_nothing_of_it_is_read(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    path = tmp_path / "events.jsonl"
+    write_traffic(path, 1_000, 21)
+    assert place.run(f"file://{path}")[0] == 0
+    before = what_stands(place)
+    write_traffic(path, 2_000, 22)
+    code, stderr = place.run(f"file://{path}")
+    assert (code, "it was replaced or rewritten" in stderr, "Traceback" in stderr) == (1, True, False), stderr
+    assert what_stands(place) == before
+
+
 def test_time_zones_feature_caps_and_late_events(tmp_path: Path) -> None:
     config = (
         SEED_RULES.replace(
