@@ -9,8 +9,9 @@ exactly-once like anything else. Its steps, each of which may be the last one be
 3. the job reads the file;
 4. the lines are marked as resolved in `quarantine_log`, and `<id>.open` goes.
 
-Keys that were priced in the meantime (a client sent the event again) are resolved without being put through:
-the job may have forgotten them, ClickHouse has not.
+A line whose key was priced in the meantime (a client sent the event again) is not put through: the job may
+have forgotten the key, ClickHouse has not. If what was priced has the same content, the line was a copy of
+it, and is resolved; if not, it is a conflict, and stays where it is until it is given a key of its own.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ import polars as pl
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
-from dataflows.batch import Partition, RawBatch
+from dataflows.batch import EVENT_SCHEMA, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
 from dataflows.run import JobFailedError
 from dataflows.segments import fsync_directory
 from dataflows.start import Job, sink_partitions
 from dataflows.state import open_state
-from dataflows.steps import DAY_MS, HOUR_MS, refuse_unpriced
+from dataflows.steps import CONTENT_FIELDS, DAY_MS, HOUR_MS, content_hashes, refuse_unpriced
+from metering.event import QuarantineReason
 from pricing.rate_card import RateCard, compile_card
 from pricing.settings import Settings
 
@@ -60,27 +62,27 @@ ON q.source = r.source AND q.source_partition = r.source_partition
     AND q.source_offset = r.source_offset AND q.source_line = r.source_line
 """
 
-_PRICED_MEANWHILE = """
-SELECT DISTINCT r.number
-FROM (SELECT * FROM requeues FINAL WHERE requeue_id = {id:String} AND number >= {first:UInt32}) AS r
+_PRICED_MEANWHILE = f"""
+SELECT r.number AS number, {", ".join(f"u.{name} AS {name}" for name in CONTENT_FIELDS)}
+FROM (SELECT * FROM requeues FINAL WHERE requeue_id = {{id:String}} AND number >= {{first:UInt32}}) AS r
 INNER JOIN
 (
-    SELECT tenant_id, idempotency_key, timestamp FROM usage
+    SELECT tenant_id, idempotency_key, timestamp, {", ".join(CONTENT_FIELDS)} FROM usage
     WHERE (tenant_id, idempotency_key) IN
     (
         SELECT tenant_id, idempotency_key FROM requeues
-        WHERE requeue_id = {id:String} AND number >= {first:UInt32}
+        WHERE requeue_id = {{id:String}} AND number >= {{first:UInt32}}
     )
 ) AS u ON r.tenant_id = u.tenant_id AND r.idempotency_key = u.idempotency_key
-WHERE abs(dateDiff('millisecond', r.timestamp, u.timestamp)) <= {window_ms:Int64}
-"""
+WHERE abs(dateDiff('millisecond', r.timestamp, u.timestamp)) <= {{window_ms:Int64}}
+"""  # noqa: S608  # constants
 
 _RESOLVE = """
 INSERT INTO quarantine_log
 SELECT q.source, q.source_partition, q.source_offset, q.source_line, q.reason, q.detail, q.tenant_id, q.model,
     q.raw, q.received_at, now64(3, 'UTC'), q.revision + 1
 FROM (SELECT * FROM quarantine_log FINAL WHERE resolved_at IS NULL) AS q
-INNER JOIN (SELECT DISTINCT source, source_partition, source_offset, source_line FROM requeues
+INNER JOIN (SELECT DISTINCT source, source_partition, source_offset, source_line FROM requeues FINAL
     WHERE requeue_id = {id:String}) AS r
 ON q.source = r.source AND q.source_partition = r.source_partition
     AND q.source_offset = r.source_offset AND q.source_line = r.source_line
@@ -154,9 +156,12 @@ def requeue(
             done.looked_at += len(page)
             fit, refused = _judge(page, job.plan.settings, card, now_ms)
             done.still_refused += refused
-            _note(client, identity, number, fit, now_ms)
-            chosen = _choose(client, identity, number, job.plan.settings, done)
-            file.writelines(raw + b"\n" for place, raw in enumerate(fit["raw"], number) if place in chosen)
+            fit = fit.with_columns(number=pl.int_range(number, number + pl.len(), dtype=pl.UInt32))
+            _note(client, identity, fit, now_ms)
+            chosen, conflicts = _choose(client, identity, fit, number, job.plan.settings, done)
+            _note(client, identity, _taken_back(fit, conflicts), now_ms)
+            wanted = fit.filter(pl.col("number").is_in(list(chosen)))
+            file.writelines(raw + b"\n" for raw in wanted["raw"])
             number += len(fit)
         file.flush()
         os.fsync(file.fileno())
@@ -173,7 +178,7 @@ def requeue(
 def _judge(
     page: pl.DataFrame, settings: Settings, card: RateCard, now_ms: int
 ) -> tuple[pl.DataFrame, Counter[str]]:
-    """The lines that the job would price by now, with key and time; the others counted by reason."""
+    """The lines that the job would price by now, with key, time and content; the others by reason."""
     metering = settings.metering
     bounds = TimeBounds(metering.max_future_minutes * 60_000, metering.max_age_days * DAY_MS)
     rows = np.arange(len(page), dtype=np.int64)
@@ -197,15 +202,16 @@ def _judge(
         "idempotency_key",
         timestamp=pl.from_epoch("timestamp_ms", "ms").dt.replace_time_zone("UTC"),
     )
+    keys = keys.with_columns(content=pl.Series(content_hashes(events)))
     return pl.concat([fit, keys], how="horizontal"), +refused
 
 
-def _note(client: Client, identity: str, first: int, lines: pl.DataFrame, now_ms: int) -> None:
+def _note(client: Client, identity: str, lines: pl.DataFrame, now_ms: int) -> None:
     if not len(lines):
         return
     rows = lines.select(
         pl.lit(identity).alias("requeue_id"),
-        pl.int_range(first, first + pl.len(), dtype=pl.UInt32).alias("number"),
+        "number",
         *POSITION,
         "tenant_id",
         "idempotency_key",
@@ -215,20 +221,35 @@ def _note(client: Client, identity: str, first: int, lines: pl.DataFrame, now_ms
     client.insert_arrow("requeues", rows.to_arrow())
 
 
-def _choose(client: Client, identity: str, first: int, settings: Settings, done: Requeued) -> set[int]:
-    """The numbers, from `first` on, of lines that still wait and whose keys nothing has priced yet."""
+def _taken_back(lines: pl.DataFrame, numbers: set[int]) -> pl.DataFrame:
+    """Notes that replace those of the same numbers and name no line: what they named is not resolved."""
+    return lines.filter(pl.col("number").is_in(list(numbers))).with_columns(source=pl.lit(""))
+
+
+def _choose(
+    client: Client, identity: str, lines: pl.DataFrame, first: int, settings: Settings, done: Requeued
+) -> tuple[set[int], set[int]]:
+    """Of lines noted from `first` on, the numbers of those to put through, and of those in conflict.
+
+    To put through: they still wait, and nothing has priced their keys yet. In conflict: they still wait, and
+    what was priced under their keys has other content.
+    """
     window_ms = settings.metering.idempotency_window_hours * HOUR_MS
     parameters = {"id": identity, "first": first, "window_ms": window_ms}
-    noted = client.query(
-        "SELECT count() FROM requeues FINAL WHERE requeue_id = {id:String} AND number >= {first:UInt32}",
-        parameters=parameters,
-    ).result_rows[0][0]
     waiting = {int(row[0]) for row in client.query(_STILL_WAITING, parameters=parameters).result_rows}
-    priced = {int(row[0]) for row in client.query(_PRICED_MEANWHILE, parameters=parameters).result_rows}
-    done.not_waiting += noted - len(waiting)
-    done.priced_meanwhile += len(waiting & priced)
+    found = pl.DataFrame(
+        pl.from_arrow(client.query_arrow(_PRICED_MEANWHILE, parameters=parameters, use_strings=True))
+    ).cast({name: EVENT_SCHEMA[name] for name in CONTENT_FIELDS})
+    found = found.select("number", priced_content=pl.Series(content_hashes(found), dtype=pl.UInt64))
+    priced = waiting & set(found["number"].to_list())
+    copies = found.join(lines, on="number").filter(pl.col("content") == pl.col("priced_content"))
+    conflicts = priced - set(copies["number"].to_list())
+    done.not_waiting += len(lines) - len(waiting)
+    done.priced_meanwhile += len(priced - conflicts)
     done.put_through += len(waiting - priced)
-    return waiting - priced
+    if conflicts:
+        done.still_refused[QuarantineReason.IDEMPOTENCY_CONFLICT.value] += len(conflicts)
+    return waiting - priced, conflicts
 
 
 def _finish(job: Job, client: Client, marker: Path, run: Callable[[Job], None]) -> None:
@@ -237,6 +258,8 @@ def _finish(job: Job, client: Client, marker: Path, run: Callable[[Job], None]) 
         run(_over(job, path))
         _insist_on_all(client, path)
     client.command(_RESOLVE, parameters={"id": marker.stem})
+    if not path.stat().st_size:
+        path.unlink()
     marker.unlink()
     fsync_directory(marker.parent)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dataflows.connections import PlanError
 from dataflows.requeue import PAGE_ROWS, POSITION, Requeued
+from metering.event import QuarantineReason
 
 
 class ExportedLine(BaseModel):
@@ -77,11 +78,20 @@ _SCHEMA = {
 def read_repaired(path: Path) -> Iterator[pl.DataFrame]:
     """An export, repaired, in pages. All is read before the first page comes, so that a mistake stops all.
 
+    Positions are held meanwhile, a few hundred bytes for each line.
+
     Raises:
-        PlanError: the file cannot be read, or a line of it is not one that was exported.
+        PlanError: the file cannot be read, a line of it is not one that was exported, or stands there twice.
     """
-    for _ in _repaired_rows(path):
-        pass
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, row in enumerate(_repaired_rows(path), 1):
+        position = tuple(row[name] for name in POSITION)
+        if position in seen:
+            raise PlanError(
+                f"event {number} of {path} is the same quarantined line as event {seen[position]}: "
+                "leave one of them"
+            )
+        seen[position] = number
     page: list[dict[str, Any]] = []
     for row in _repaired_rows(path):
         page.append(row)
@@ -122,3 +132,5 @@ def describe(done: Requeued, begun: int) -> Iterator[str]:
         yield f"{done.not_waiting} do not wait in quarantine (any more)"
     for reason, count in sorted(done.still_refused.items()):
         yield f"{count} stay in quarantine: {reason}"
+    if QuarantineReason.IDEMPOTENCY_CONFLICT.value in done.still_refused:
+        yield "what was priced under a key in conflict has other content: --export, and give it another key"

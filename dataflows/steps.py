@@ -42,6 +42,8 @@ SETTLED_EVENTS = 16
 """An input is past an instant for good when this many of its events are: a few wrong clocks move nothing."""
 _CONTENT_STRINGS = tuple(name for name in STRING_FIELDS if name not in ("idempotency_key", "tenant_id"))
 _CONTENT_INTEGERS = tuple(name for name in INTEGER_FIELDS if name not in ("latency_ms", "retry_count"))
+CONTENT_FIELDS = (*_CONTENT_STRINGS, *_CONTENT_INTEGERS, "provider_cost")
+"""The fields that a copy of an event must repeat."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the usual odd constant of Fibonacci hashing
 
 
@@ -119,7 +121,7 @@ def key_hashes(events: pl.DataFrame, seed: int) -> tuple[UInt64s, UInt64s]:
 
 
 def content_hashes(events: pl.DataFrame) -> UInt64s:
-    """A 64-bit hash of every field that a copy of an event must repeat."""
+    """A 64-bit hash of the `CONTENT_FIELDS`, for each event."""
     mixed = np.zeros(len(events), np.uint64)
     texts = events.select(*(plh.col(name).nchash.xxh3_64(seed=0) for name in _CONTENT_STRINGS))
     with np.errstate(over="ignore"):

@@ -82,7 +82,8 @@ def test_each_line_is_read_once_and_whole_however_it_is_written(
 
 
 def recounted_positions(state: FileState) -> npt.NDArray[np.uint64]:
-    return np.arange(1, state[1] + 1, dtype=np.uint64) << np.uint64(20)
+    packed: npt.NDArray[np.uint64] = np.arange(1, state[1] + 1, dtype=np.uint64) << np.uint64(20)
+    return packed
 
 
 def test_lines_that_are_written_while_they_are_followed_are_read_once_and_whole(tmp_path: Path) -> None:

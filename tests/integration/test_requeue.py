@@ -109,6 +109,9 @@ def test_an_event_that_its_client_sent_again_is_resolved_and_not_priced_twice(tm
     code, text = requeued(place, "--reason", "unpriced")
     assert code == 0, text
     assert "1 resolved: the same key was priced meanwhile" in text
+    assert [path.stat().st_size > 0 for path in (tmp_path / "state" / "requeue").iterdir()] == [True]
+    code, text = requeued(place, "--reason", "unpriced")
+    assert (code, len(list((tmp_path / "state" / "requeue").iterdir()))) == (0, 1), text
     assert (waiting(place), usage(place)) == ([], [(key, Decimal("0.01")) for key in ("k1", "k2", "x")])
 
 
@@ -133,6 +136,34 @@ def test_an_export_is_repaired_by_hand_and_put_through(tmp_path: Path) -> None:
     assert usage(place) == [("k1", Decimal("0.05")), ("k2", Decimal("0.001"))]
 
 
+def test_a_conflict_stays_until_it_has_a_key_of_its_own(tmp_path: Path) -> None:
+    place = place_with(tmp_path, line("k1", model="old"), line("k1", model="old", input_tokens=2), line("k2"))
+    later = tmp_path / "later.jsonl"
+    later.write_text(line("k2", model="old") + "\n")  # another event under the key of one that waits
+    assert place.run(f"file://{later}")[0] == 0
+    stood = usage(place)
+    assert stood == [("k1", Decimal("0.001")), ("k2", Decimal("0.001"))]
+    for reason in ("idempotency_conflict", "unpriced"):
+        code, text = requeued(place, "--reason", reason)
+        assert code == 0, text
+        assert "0 put through" in text
+        assert "1 stay in quarantine: idempotency_conflict" in text
+    assert (waiting(place), usage(place)) == (["idempotency_conflict", "unpriced"], stood)
+    assert list((tmp_path / "state" / "requeue").iterdir()) == []
+
+    export = tmp_path / "export.jsonl"
+    assert requeued(place, "--reason", "idempotency_conflict", "--export", str(export))[0] == 0
+    export.write_text(export.read_text().replace("k1", "k1-again"))
+    code, text = requeued(place, "--from", str(export))
+    assert (code, "1 put through" in text, "stay" in text) == (0, True, False), text
+    assert waiting(place) == ["unpriced"]
+    assert usage(place) == [stood[0], ("k1-again", Decimal("0.002")), stood[1]]
+
+
+LINE_1 = '{"source":"x","source_partition":0,"source_offset":1,"source_line":0,"raw":"{}"}'
+LINE_2 = LINE_1.replace('"source_offset":1', '"source_offset":2')
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -143,6 +174,7 @@ def test_an_export_is_repaired_by_hand_and_put_through(tmp_path: Path) -> None:
             "line 1 of {path}: raw_base64 is not base64",
         ),
         ('{"source":"x","source_partition":0,"source_offset":1,"source_line":0}', "either raw or raw_base64"),
+        (f"{LINE_1}\n{LINE_2}\n{LINE_1}", "event 3 of {path} is the same quarantined line as event 1"),
     ],
 )
 def test_a_mistake_in_a_repaired_file_stops_all_of_it(tmp_path: Path, content: str, sentence: str) -> None:
