@@ -134,6 +134,8 @@ def run(workers: int, follow: bool | None, rebuild_state: bool) -> None:  # noqa
     """Price events until the input ends, or for ever."""
     if follow is not None:
         os.environ[FOLLOW_ENV] = "1" if follow else "0"
+    if rebuild_state:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a rebuild that was cut off has not ended well
     job = prepare_rebuilt(os.environ, _say) if rebuild_state else prepare(os.environ)
     if workers == 1:
         run_job(job)
@@ -202,7 +204,9 @@ REPORTS = {
     "spend": spend_report,
 }
 RENDERERS = {
-    "text": lambda table: render_text(table, shutil.get_terminal_size((120, 24)).columns),
+    "text": lambda table: render_text(
+        table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    ),
     "json": render_json,
     "csv": render_csv,
 }

@@ -165,7 +165,7 @@ def serving_metrics(
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= PORT_MAX:
-        raise PlanError(f"{PORT_ENV} is {text[:20]!r}, not a port between 1 and {PORT_MAX}")
+        raise PlanError(f"the metrics port is {text[:20]!r}, not a port between 1 and {PORT_MAX}")
     return int(text)
 
 
@@ -175,4 +175,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except OSError as exc:
-        raise PlanError(f"the metrics port {port} of {host} cannot be listened on: {exc.strerror}") from None
+        # Python adds the address to the system's words.
+        reason = (exc.strerror or "").partition(" (while")[0]
+        raise PlanError(f"the metrics port {port} of {host} cannot be listened on: {reason}") from None

@@ -163,6 +163,8 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
                 f"{one.next_offset} are LOST, unless they are among the staged blocks of the state before"
             )
     say(f"rebuilt: {found.keys:,} keys, {found.windows:,} windows, {found.alerts} alerts to hand over")
+    if any(one.again for one in found.resumes):
+        say("sums of what is read again come with the reading")
     if found.unraised:
         say(f"{found.unraised} thresholds are reached without an alert: each is raised by its next event")
     return job

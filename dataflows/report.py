@@ -21,6 +21,7 @@ DIMENSIONS = {
     "day": "day",
 }
 ROWS_MAX = 10_000
+_TEXT_MIN = 12
 _SHOWN_PLACES = Decimal("0.0001")
 _CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 
@@ -135,29 +136,49 @@ def _tuples(rows: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-def render_text(table: ReportTable, width: int) -> str:
-    """Aligned text, at most `width` characters a line; only here amounts are rounded, for the eye."""
+def render_text(table: ReportTable, width: int = 0) -> str:
+    """Aligned text; only here amounts are rounded, for the eye.
+
+    Lines have `width` characters at most, where it is given: for that texts are cut, the longest first, down
+    to `_TEXT_MIN`. Numbers never are: a line with many of them may be longer.
+    """
     body = [[_shown(cell) for cell in row] for row in table.rows]
     foot = [[_shown(cell) for cell in table.totals]] if table.totals else []
     if not body:
         return f"{table.title}\n  none"
     cells = [list(table.columns), *body, *foot]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
     right = [
         all(isinstance(row[column], (int, Decimal)) or row[column] is None for row in table.rows)
         for column in range(len(table.columns))
     ]
+    widths = _widths(cells, right, width)
 
     def line(row: list[str]) -> str:
         parts = [
-            cell.rjust(size) if flush else cell.ljust(size)
+            cell.rjust(size) if flush else _cut(cell, size).ljust(size)
             for cell, size, flush in zip(row, widths, right, strict=True)
         ]
-        return ("  " + "  ".join(parts)).rstrip()[:width]
+        return ("  " + "  ".join(parts)).rstrip()
 
-    rule = "  " + "─" * min(width - 2, sum(widths) + 2 * (len(widths) - 1))
+    rule = "  " + "─" * (sum(widths) + 2 * (len(widths) - 1))
     lines = [table.title, line(list(table.columns)), rule, *(line(row) for row in body)]
     return "\n".join([*lines, *([rule, *(line(row) for row in foot)] if foot else [])])
+
+
+def _widths(cells: list[list[str]], right: list[bool], width: int) -> list[int]:
+    """Of each column; `right` tells the numbers."""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(right))]
+    texts = [column for column, flush in enumerate(right) if not flush]
+    while width and texts and sum(widths) + 2 * len(widths) > width:
+        longest = max(texts, key=lambda column: widths[column])
+        if widths[longest] <= _TEXT_MIN:
+            break
+        widths[longest] -= 1
+    return widths
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else text[: size - 1] + "…"
 
 
 def _shown(cell: Any) -> str:

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from dataflows.start import OPERATOR_ERRORS, Job
 from dataflows.state import LOCK_HELD_ENV
 from dataflows.supervise import end_with_parent
 from sinks.clickhouse import ClickHouseUnavailableError, connect
+from sinks.engine_output import STANDARD_ERROR, STANDARD_OUTPUT, engine_output_to
 from sinks.publish import INSERT_SETTINGS
 from sinks.rows import delivery_rows
 
@@ -87,7 +88,7 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
     with (
         serving_metrics(os.environ, process_id or 0, PROCESS, epoch.total_seconds()),
         _progress(PROCESS),
-        _engine_output_to(details),
+        _engine_words_in(details),
         _stopping_on_sigterm(),
     ):
         try:
@@ -98,36 +99,50 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
                 epoch_interval=epoch,
                 recovery_config=recovery,
             )
-        except Exception as exc:
+        except SystemExit:
+            raise
+        except BaseException as exc:  # a panic of the engine is no Exception
             if _was_interrupted(exc):
                 raise KeyboardInterrupt from None
-            with details.open("a", encoding="utf-8") as file:
+            with suppress(OSError), details.open("a", encoding="utf-8") as file:  # the disk may be full
                 traceback.print_exception(exc, file=file)
-            raise _explain(exc, details) from exc
+            raise explain(exc, details) from exc
 
 
 def _was_interrupted(exc: BaseException) -> bool:
     """Whether Ctrl-C is behind an error of the engine, which wraps it, sometimes only in words."""
-    cause: BaseException | None = exc
-    while cause is not None:
-        told = str(cause)
-        if isinstance(cause, KeyboardInterrupt) or "KeyboardInterrupt" in told or "signal received" in told:
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    return any(
+        isinstance(cause, KeyboardInterrupt)
+        or "KeyboardInterrupt" in str(cause)
+        or "signal received" in str(cause)
+        for cause in _causes(exc)
+    )
 
 
-def _explain(exc: BaseException, details: Path) -> JobFailedError:
+def explain(exc: BaseException, details: Path) -> JobFailedError:
     """The operator's sentence somewhere in a chain of causes, or the nearest thing to one."""
-    cause: BaseException | None = exc
-    while cause is not None:
+    causes = list(_causes(exc))
+    for cause in causes:
         if isinstance(cause, ClickHouseUnavailableError):
             return JobFailedError(str(cause))
         if isinstance(cause, OPERATOR_ERRORS):
             return JobRefusedError(str(cause))
+    for cause in causes:
+        if isinstance(cause, OSError):
+            # Raised by a library that is not Python's, it has a text and no number.
+            what = f"{cause.strerror or cause}{f': {cause.filename}' if cause.filename else ''}"
+            return JobFailedError(f"the job failed: {what} (its state is in {details.parent})")
+    first = causes[-1]
+    text = (str(first).splitlines() or [""])[0]
+    return JobFailedError(f"the job failed with {type(first).__name__}: {text} (details in {details})")
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """An error and those behind it, the first of all last."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    text = (str(exc).splitlines() or [""])[0]
-    return JobFailedError(f"the job failed with {type(exc).__name__}: {text} (details in {details})")
 
 
 @contextmanager
@@ -161,20 +176,19 @@ def _stopping_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _engine_output_to(path: Path) -> Iterator[None]:
-    """Keep what the engine writes on standard error (backtraces of its own) in a file instead.
+def _engine_words_in(path: Path) -> Iterator[None]:
+    """Keep what the engine writes on the screen (backtraces, attempts to reach its peers) in a file instead.
 
-    Our log and the progress line have a copy of standard error of their own. An empty file is removed.
+    Our log and the progress line have a copy of standard error of their own. After a job that ended well, or
+    without a word, the file goes.
     """
-    own = os.dup(2)
-    with path.open("wb") as file:
-        os.dup2(file.fileno(), 2)
+    ended_well = False
     try:
-        yield
+        with engine_output_to(path, STANDARD_OUTPUT, STANDARD_ERROR):
+            yield
+        ended_well = True
     finally:
-        os.dup2(own, 2)
-        os.close(own)
-        if path.stat().st_size == 0:
+        if ended_well or path.stat().st_size == 0:
             path.unlink()
 
 

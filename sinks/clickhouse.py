@@ -7,8 +7,13 @@ named. A password never appears in an error or a `repr`.
 
 from __future__ import annotations
 
+import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -16,9 +21,12 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from sinks.engine_output import STANDARD_ERROR, engine_output_to
+
 CONNECT_TIMEOUT_SECONDS = 5
 QUERY_TIMEOUT_SECONDS = 300
 
+_opening = threading.Lock()
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
@@ -113,7 +121,8 @@ def connect(address: ClickHouseAddress) -> Client:
 
 def _client(address: ClickHouseAddress) -> Client:
     if address.embedded:
-        return clickhouse_connect.get_client(dsn=f"chdb://{address.directory}")
+        with silent_engine():
+            return clickhouse_connect.get_client(dsn=f"chdb://{address.directory}")
     settings: dict[str, Any] = {}
     return clickhouse_connect.get_client(
         host=address.host,
@@ -127,6 +136,13 @@ def _client(address: ClickHouseAddress) -> Client:
         autogenerate_session_id=False,
         settings=settings,
     )
+
+
+@contextmanager
+def silent_engine() -> Iterator[None]:
+    """While the embedded engine opens a directory: it says on standard error why not, and so do we."""
+    with _opening, engine_output_to(Path(os.devnull), STANDARD_ERROR):
+        yield
 
 
 def _sentence(address: ClickHouseAddress, exc: Exception) -> str:

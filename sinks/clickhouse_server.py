@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 from chdb.state.sqlitelike import Connection
 from waitress.server import create_server
 
-from sinks.clickhouse import ClickHouseUnavailableError
+from sinks.clickhouse import ClickHouseUnavailableError, silent_engine
 from sinks.clickhouse_http import (
     BODY_MAX_BYTES,
     BadRequestError,
@@ -67,6 +67,7 @@ class Session:
     def __init__(self, directory: str) -> None:
         self._connection = Connection(directory)
         self._turn = threading.Lock()
+        self.users = 0  # requests that have it in hand
         self._bound_time()
 
     def run(self, statement: Statement) -> Answer:
@@ -123,7 +124,8 @@ class EmbeddedClickHouse:
         self._sessions_turn = threading.Lock()
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._engine = Session(self._directory)
+            with silent_engine():
+                self._engine = Session(self._directory)
         except (RuntimeError, OSError) as exc:
             raise ClickHouseUnavailableError(
                 f"the directory {directory} cannot be opened: it belongs to one process at a time, and "
@@ -180,11 +182,18 @@ class EmbeddedClickHouse:
         with self._sessions_turn:
             kept = self._sessions.pop(name, None) or Session(self._directory)
             self._sessions[name] = kept
+            kept.users += 1
             if len(self._sessions) > SESSIONS_MAX:
-                unused = self._sessions.popitem(last=False)[1]
+                # There is one: no more than THREADS requests have any in hand.
+                oldest = next(name for name, session in self._sessions.items() if not session.users)
+                unused = self._sessions.pop(oldest)
         if unused:
             unused.close()
-        yield kept
+        try:
+            yield kept
+        finally:
+            with self._sessions_turn:
+                kept.users -= 1
 
     def _headers_of(self, answer: Answer) -> Headers:
         summary = {"read_rows": str(answer.read_rows), "written_rows": str(answer.written_rows)}
@@ -234,9 +243,9 @@ def serve(directory: Path, port: int, announce: Callable[[int], None]) -> None:
         listening = socket.create_server((HOST, port))
     except OSError as exc:
         application.close()
-        raise ClickHouseUnavailableError(
-            f"port {port} of {HOST} cannot be listened on: {exc.strerror}"
-        ) from exc
+        # Python adds the address to the system's words.
+        reason = (exc.strerror or "").partition(" (while")[0]
+        raise ClickHouseUnavailableError(f"port {port} of {HOST} cannot be listened on: {reason}") from exc
     server = create_server(
         application,
         sockets=[listening],

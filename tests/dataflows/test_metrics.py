@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+from errno import EADDRINUSE
 
 import httpx
 import pytest
@@ -92,6 +94,18 @@ def test_a_worker_is_healthy_while_its_epochs_close(
 def test_a_port_that_cannot_be_had_is_a_sentence(environment: dict[str, str], sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence), serving_metrics(environment, 1, Counters(), 5.0):
         pass
+
+
+def test_a_port_in_use_is_said_in_the_systems_words_and_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = int(taken.getsockname()[1])
+        with (
+            pytest.raises(PlanError) as refused,
+            serving_metrics({PORT_ENV: str(port)}, 0, Counters(), 5.0),
+        ):
+            pass
+    reason = os.strerror(EADDRINUSE)
+    assert str(refused.value) == f"the metrics port {port} of 127.0.0.1 cannot be listened on: {reason}"
 
 
 def test_without_a_port_nothing_listens() -> None:

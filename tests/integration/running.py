@@ -58,6 +58,7 @@ class Place:
             cwd=ROOT,
             env={**os.environ, **self.environment},
             stdin=stdin,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 

@@ -85,6 +85,11 @@ def logged(stderr: str, message: str) -> list[dict[str, object]]:
     return [entry for entry in entries if entry.get("message") == message]
 
 
+def is_ours(line: str) -> bool:
+    """A JSON log line, or a sentence."""
+    return line.startswith(("{", "meterline: "))
+
+
 RESTARTED = "workers ended and are started again"
 
 
@@ -95,9 +100,11 @@ def test_a_killed_worker_is_restarted_with_its_peer_and_the_totals_are_exact(
     child = place.start(source_of(place), "--workers", "2")
     until(lambda: published(place) > 0, "something is published")
     os.kill(random.Random(7).choice(children_of(child.pid)), signal.SIGKILL)
-    _, stderr = child.communicate(timeout=JOB_SECONDS)
+    stdout, stderr = child.communicate(timeout=JOB_SECONDS)
     assert child.returncode == 0, stderr.decode()
     assert len(logged(stderr.decode(), RESTARTED)) == 1
+    assert (stdout, [line for line in stderr.decode().splitlines() if not is_ours(line)]) == (b"", [])
+    assert list((place.root / "state").glob("crash-*.log")) == []
     assert_agrees(place, expected_of(place))
 
 

@@ -1,0 +1,110 @@
+"""What the operator is told when a job fails, and where the engine's own words go."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataflows.run import JobFailedError, JobRefusedError, explain
+from dataflows.state import StateHeldError
+from sinks.clickhouse import ClickHouseUnavailableError
+from sinks.engine_output import STANDARD_ERROR, STANDARD_OUTPUT, engine_output_to
+from tests.integration.running import ROOT
+
+DETAILS = Path("/state/crash-0.log")
+ENGINE = RuntimeError("(src/outputs.rs:366:42): error snapshotting StatefulSink\nnoise")
+
+
+class PanicException(BaseException):  # the engine's own name for it
+    """As the engine raises it."""
+
+
+@pytest.mark.parametrize(
+    ("behind", "kind", "sentence"),
+    [
+        pytest.param(
+            OSError("No space left on device (os error 28)"),
+            JobFailedError,
+            "the job failed: No space left on device (os error 28) (its state is in /state)",
+            id="as a library says it",
+        ),
+        pytest.param(
+            OSError(28, "No space left on device", "/state/dedupe/1.segment"),
+            JobFailedError,
+            "the job failed: No space left on device: /state/dedupe/1.segment (its state is in /state)",
+            id="as Python says it",
+        ),
+        pytest.param(
+            StateHeldError("it is held"), JobRefusedError, "it is held", id="a restart mends nothing"
+        ),
+        pytest.param(
+            ClickHouseUnavailableError("it is away"), JobFailedError, "it is away", id="a restart may"
+        ),
+        pytest.param(
+            KeyError("k"),
+            JobFailedError,
+            "the job failed with KeyError: 'k' (details in /state/crash-0.log)",
+            id="ours",
+        ),
+        pytest.param(
+            None,
+            JobFailedError,
+            "the job failed with RuntimeError: (src/outputs.rs:366:42): error snapshotting StatefulSink"
+            " (details in /state/crash-0.log)",
+            id="the engine's, the first line of it",
+        ),
+        pytest.param(
+            PanicException("Send thread panic"),
+            JobFailedError,
+            "the job failed with PanicException: Send thread panic (details in /state/crash-0.log)",
+            id="a panic",
+        ),
+    ],
+)
+def test_the_first_cause_is_what_the_operator_is_told(
+    behind: BaseException | None, kind: type[JobFailedError], sentence: str
+) -> None:
+    error = RuntimeError(*ENGINE.args)
+    error.__cause__ = behind
+    told = explain(error, DETAILS)
+    assert (type(told), str(told)) == (kind, sentence)
+
+
+def test_what_an_engine_writes_is_kept_and_what_we_write_is_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    with engine_output_to(outer, STANDARD_OUTPUT, STANDARD_ERROR):
+        os.write(1, b"one ")
+        with engine_output_to(inner, STANDARD_ERROR):
+            os.write(1, b"two ")
+            os.write(2, b"three")
+        os.write(2, b"four")
+    os.write(1, b"five")
+    os.write(2, b"six")
+    assert (outer.read_text(), inner.read_text()) == ("one two four", "three")
+    assert capfd.readouterr() == ("five", "six")
+
+
+SIGTERM_DURING_IMPORTS = """
+import os, signal, sys
+class Sender:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dataflows.cli":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Sender())
+from dataflows.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("command", "code"), [("run", 0), ("audit", -15)])
+def test_a_run_that_is_ended_before_it_began_has_ended_well(command: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGTERM_DURING_IMPORTS, command], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
