@@ -27,11 +27,22 @@ from dataflows.audit_money import (
 )
 from dataflows.batch import UInt64s
 from dataflows.kafka_source import KafkaTopic
-from dataflows.recount import LINE_BITS, Ledger, Recount, distinct, recount_file, recount_kafka
+from dataflows.recount import (
+    BEGINNING_BYTES,
+    LINE_BITS,
+    Event,
+    Ledger,
+    Recount,
+    distinct,
+    recount_file,
+    recount_kafka,
+)
 
 OnProgress = Callable[[str], None]
 
 NOTHING_YET = "nothing has been published yet"
+EVENTS_MAX = 100
+"""Priced events of an input that its lines are compared with: enough to tell another source."""
 NAMED_MAX = 5
 """Inputs that a verdict names; it says how many more there are."""
 
@@ -162,7 +173,7 @@ def _check_input(
         yield Check(
             f"{name}: balance", ok=False, detail=f"{told} does not hold: {counted:,} are accounted for"
         )
-    ledger = Ledger(np.concatenate([own, copies, quarantined]))
+    ledger = Ledger(np.concatenate([own, copies, quarantined]), _events(client, priced_table, one, own))
     yield _judge_recount(one, _recount(one, topic, ledger, on_progress))
 
 
@@ -183,6 +194,20 @@ def _positions(client: Client, table: str, one: Input) -> UInt64s:
         parameters=_parameters(one),
     )
     return np.asarray(found.column("position").to_numpy(), np.uint64)
+
+
+def _events(client: Client, table: str, one: Input, priced: UInt64s) -> dict[int, Event]:
+    """Some of the priced events, from the first position to the last, but for what is priced twice."""
+    if not len(priced):
+        return {}
+    spread = np.linspace(0, len(priced) - 1, min(EVENTS_MAX, len(priced)), dtype=np.int64)
+    positions = set(priced[spread].tolist())
+    rows = client.query(
+        f"SELECT {_POSITION}, any(tenant_id), any(idempotency_key) FROM {table} WHERE {_PUBLISHED}"  # noqa: S608  # constants
+        " AND source_offset IN {offsets:Array(UInt64)} GROUP BY position HAVING count() = 1",
+        parameters={**_parameters(one), "offsets": sorted({number >> LINE_BITS for number in positions})},
+    ).result_rows
+    return {position: Event(tenant, key) for position, tenant, key in rows if position in positions}
 
 
 # What is priced cannot be taken back. So a copy or a quarantined line gives way to a row that came later,
@@ -234,7 +259,7 @@ def _judge_recount(one: Input, found: Recount) -> Check:
     name = f"{one.source}/{one.number}: recount"
     if len(found.lost):
         first = int(found.lost.min())
-        sample = found.samples.get(first, b"")[:80].decode("utf-8", "replace")
+        sample = found.samples.get(first, b"")[:BEGINNING_BYTES].decode("utf-8", "replace")
         return Check(
             name, ok=False, detail=f"{len(found.lost):,} lost, the first {one.place(first)}: {sample}"
         )
@@ -242,6 +267,10 @@ def _judge_recount(one: Input, found: Recount) -> Check:
         first = int(found.invented.min())
         detail = f"{len(found.invented):,} rows without a line, the first {one.place(first)}"
         return Check(name, ok=False, detail=detail)
+    if found.altered:
+        first = min(found.altered)
+        line = found.altered[first].decode("utf-8", "replace")
+        return Check(name, ok=False, detail=f"{one.place(first)} is not the event that was priced: {line}")
     if found.refusal:
         return Check(
             name, ok=True, detail=f"not recounted: {found.refusal}", unproved=f"{one.source}/{one.number}"

@@ -1,5 +1,8 @@
 """Reading a source again, to compare its lines with the positions that have rows.
 
+Of some positions it is known which event was priced there: their lines must still be those events, or the
+source is not what was read.
+
 Nothing here is shared with the sources of the job, so that a line which those lose is found. One
 input at a time: 9 bytes for each of its rows are held, and one block of its lines.
 
@@ -10,9 +13,10 @@ silence, `KAFKA_SECONDS_MAX` for one partition.
 from __future__ import annotations
 
 import gzip
+import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -29,6 +33,7 @@ from metering.event import LINE_BYTES_MAX
 READ_BYTES = 4 * 1024 * 1024
 IDLE_SECONDS_MAX = 30.0
 KAFKA_SECONDS_MAX = 3600.0
+BEGINNING_BYTES = 80
 SAMPLES_MAX = 100
 """Lost lines whose bytes are kept, to say whose events they were."""
 
@@ -50,12 +55,31 @@ def distinct(positions: UInt64s) -> UInt64s:
     return ordered[first]
 
 
-class Ledger:
-    """The positions of one input that have rows, packed, and which of them the source was seen to hold."""
+class Event(NamedTuple):
+    """Which event a row is."""
 
-    def __init__(self, positions: UInt64s) -> None:
+    tenant_id: str
+    idempotency_key: str
+
+
+class Ledger:
+    """The positions of one input that have rows, packed, and which of them the source was seen to hold.
+
+    `events` are those that were priced at some of the positions.
+    """
+
+    def __init__(self, positions: UInt64s, events: Mapping[int, Event] | None = None) -> None:
         self._known = distinct(positions)
         self._seen = np.zeros(len(self._known), np.bool_)
+        self._events = events or {}
+        self._told = np.array(sorted(self._events), np.uint64)
+
+    def events_in(self, positions: UInt64s) -> Iterator[tuple[int, Event]]:
+        """The events that are known at any of these positions, which rise, with the index of each there."""
+        at = np.searchsorted(positions, self._told)
+        for place, position in zip(at.tolist(), self._told.tolist(), strict=True):
+            if place < len(positions) and positions[place] == position:
+                yield place, self._events[position]
 
     def take(self, positions: UInt64s) -> Bools:
         """Tick off lines of the source; true for those that have no row."""
@@ -86,7 +110,8 @@ class Recount:
     """What one input holds below its published progress, compared with the rows.
 
     `lines` counts the lines that are not blank; `lost` are packed positions of lines without a row,
-    `invented` those of rows without a line. `refusal` says why nothing, or not everything, was read
+    `invented` those of rows without a line; `altered` are the beginnings of lines that are other events than
+    those that were priced there. `refusal` says why nothing, or not everything, was read
     again; it is "" when all of it was.
     """
 
@@ -94,6 +119,7 @@ class Recount:
     lost: UInt64s = field(default_factory=lambda: np.empty(0, np.uint64))
     invented: UInt64s = field(default_factory=lambda: np.empty(0, np.uint64))
     samples: dict[int, bytes] = field(default_factory=dict)
+    altered: dict[int, bytes] = field(default_factory=dict)
     refusal: str = ""
 
     def compare(self, block: Lines, ledger: Ledger) -> None:
@@ -101,12 +127,29 @@ class Recount:
         starts, ends, filled = split_filled(block.data)
         positions = pack_position(block.offset[filled], block.line[filled])
         self.lines += len(positions)
+        rows = np.flatnonzero(filled)
+        for place, event in ledger.events_in(positions):
+            line = block.data[starts[rows[place]] : ends[rows[place]]]
+            if not _is_event(line, event):
+                self.altered[int(positions[place])] = line[:BEGINNING_BYTES]
         missing = np.flatnonzero(ledger.take(positions))
         if len(missing):
             self.lost = np.concatenate([self.lost, positions[missing]])
-            rows = np.flatnonzero(filled)[missing[: SAMPLES_MAX - len(self.samples)]]
-            for row, position in zip(rows.tolist(), positions[missing].tolist(), strict=False):
+            kept = rows[missing[: SAMPLES_MAX - len(self.samples)]]
+            for row, position in zip(kept.tolist(), positions[missing].tolist(), strict=False):
                 self.samples[position] = block.data[starts[row] : ends[row]]
+
+
+def _is_event(line: bytes, event: Event) -> bool:
+    """Whether a line has this tenant and key, as a plain event or in an envelope."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and (
+        event.tenant_id in (found.get("tenant_id"), found.get("subject"))
+        and event.idempotency_key in (found.get("idempotency_key"), found.get("id"))
+    )
 
 
 def split_filled(data: bytes) -> tuple[Int64s, Int64s, Bools]:

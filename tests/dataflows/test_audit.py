@@ -186,6 +186,23 @@ def test_a_source_that_is_gone_is_said_to_be_not_recounted(priced: Place) -> Non
     assert verdict(found) == f"the books balance as far as they go; not recounted: {path}/0"
 
 
+def test_a_source_that_was_replaced_since_is_no_proof(priced: Place) -> None:
+    path = priced.root / "events.jsonl"
+    lines = path.read_bytes()
+    replaced = lines.replace(b'"idempotency_key":', b'"idempotency_key":"other","was":')
+    assert replaced != lines
+    path.write_bytes(replaced)
+    client = connect(parse_address(priced.clickhouse))
+    try:
+        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None, sleep=lambda _: None))
+    finally:
+        client.close()
+        path.write_bytes(lines)
+    broken = [check for check in found if not check.ok]
+    assert [check.name for check in broken] == [f"{path}/0: recount"]
+    assert "is not the event that was priced: {" in broken[0].detail
+
+
 def test_before_anything_is_published_the_audit_says_that_there_is_nothing_to_balance(tmp_path: Path) -> None:
     client = connect(parse_address(f"chdb://{tmp_path}/ch"))
     try:

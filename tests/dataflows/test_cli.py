@@ -72,6 +72,12 @@ def test_query_answers_and_refuses_in_a_sentence(priced: Place) -> None:
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
+def test_what_goes_into_a_pipe_is_not_cut(priced: Place) -> None:
+    sql = "SELECT repeat('x', 200) AS tenant, toDecimal64(1.5, 2) AS spend"
+    found = meterline("query", sql, "--clickhouse", priced.clickhouse)
+    assert found.stdout.splitlines()[-1] == f"  {'x' * 200}  1.5000"
+
+
 def test_check_finds_everything_fine_or_every_problem_in_one_go(priced: Place, tmp_path: Path) -> None:
     fine = meterline(
         "check", "--config", f"{priced.root}/meterline.yaml", "--source", f"file://{priced.root}/events.jsonl",

@@ -248,6 +248,7 @@ def test_a_rebuild_after_a_requeue_counts_its_lines_once(tmp_path: Path) -> None
     assert requeued(place, "--reason", "unpriced")[0] == 0
     code, stderr = place.run(f"file://{tmp_path}/events.jsonl", "--rebuild-state")
     assert code == 0, stderr
+    assert "sums of what is read again come with the reading" in stderr
     assert [key for key, _ in usage(place)] == ["k1", "k2"]
     spent = place.ask("SELECT spend FROM spend WHERE window_kind = 'day'")
     assert spent == [(Decimal("0.011"),)]
