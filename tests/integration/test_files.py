@@ -298,7 +298,8 @@ def test_a_state_directory_that_is_held_or_damaged_is_said_in_a_sentence(tmp_pat
     content = bytearray(segment.read_bytes())
     content[-1] ^= 1
     segment.write_bytes(content)
-    write_traffic(path, 4_000, 18)
+    with path.open("ab") as file:
+        file.write(b"{}\n")
     code, stderr = place.run(f"file://{path}")
     assert code == 1
     assert segment.name in stderr
