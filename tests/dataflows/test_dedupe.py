@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex, Sightings, pack_position
+from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex, Sightings, pack_position, times_of
 
 Event = tuple[int, int, int, int]
 """(key, event time, content, position)."""
@@ -142,7 +142,7 @@ def test_forgetting_changes_no_verdict_on_an_event_that_is_not_too_late(
         kept.append(index.take_added())
         dropped += index.forget(before)
         if restart:  # a restart knows what the segment files still hold: whole blocks, expired entries too
-            kept = [block for block in kept if len(block) and block["time_ms"].max() >= before]
+            kept = [block for block in kept if len(block) and times_of(block).max() >= before]
             index = DedupeIndex(window)
             for block in kept:
                 index.restore(block)
