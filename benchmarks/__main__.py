@@ -10,25 +10,17 @@ Each benchmark is a module with `run(size) -> Section`, and runs in a process of
 from __future__ import annotations
 
 import argparse
-import importlib
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.environment import environment
+from benchmarks.isolation import run_alone
 from benchmarks.plots import draw
-from benchmarks.report import Section, Size, as_json, as_markdown
+from benchmarks.report import Size, as_json, as_markdown
 
 BENCHMARKS: tuple[str, ...] = ()
 RESULTS = Path("bench-results")
-
-
-def run_one(name: str, size: Size) -> Section:
-    """One benchmark, in this process."""
-    section: Section = importlib.import_module(f"benchmarks.{name}").run(size)
-    return section
 
 
 def main() -> int:
@@ -45,9 +37,7 @@ def main() -> int:
     for name in options.names or BENCHMARKS:
         started = time.monotonic()
         sys.stderr.write(f"{name} …\n")
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            sections.append(pool.submit(run_one, name, size).result())
+        sections.append(run_alone(name, size))
         sys.stderr.write(f"{name}: {time.monotonic() - started:.0f} s\n")
     found = environment()
     options.out.mkdir(parents=True, exist_ok=True)
