@@ -46,8 +46,12 @@ class Servers:
         name = f"bench-{uuid.uuid4().hex[:12]}"
         if self.real:
             _create_topic(self.bootstrap, name)
-        _produce(self.bootstrap, name, messages)
+        _produce(self.bootstrap, name, messages, ARRIVAL_MS)
         return name
+
+    def send(self, topic: str, messages: Iterable[Message]) -> None:
+        """More messages, with the present time."""
+        _produce(self.bootstrap, topic, messages, int(time.time() * 1000))
 
 
 @contextmanager
@@ -94,7 +98,7 @@ def _create_topic(bootstrap: str, name: str) -> None:
     admin.create_topics([topic])[name].result(ADMIN_SECONDS_MAX)
 
 
-def _produce(bootstrap: str, topic: str, messages: Iterable[Message]) -> None:
+def _produce(bootstrap: str, topic: str, messages: Iterable[Message], timestamp_ms: int) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 50})
     failures: list[Any] = []
 
@@ -111,7 +115,7 @@ def _produce(bootstrap: str, topic: str, messages: Iterable[Message]) -> None:
                     message.key,
                     message.partition,
                     on_delivery=delivered,
-                    timestamp=ARRIVAL_MS,
+                    timestamp=timestamp_ms,
                 )
                 break
             except BufferError:
