@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from importlib.metadata import version
 from typing import Any
 
 import clickhouse_connect
@@ -102,6 +103,7 @@ def main(bootstrap: str, topic: str, port: str, database: str, directory: str) -
         events=read[0],
         seconds=rows.last_written - started,
         cpu_seconds=rows.cpu_at_last_written - cpu_before,
+        detail=f"quixstreams {version('quixstreams')}",
     ).say()
 
 

@@ -146,6 +146,8 @@ def _notes(runs: dict[str, list[Measured]], arena: Arena) -> Iterator[str]:
                 "By CPU time alone, which other work on the machine disturbs less, an event costs naive "
                 f"{cpu[naive] / cpu[ours]:.1f} times what it costs meterline, with {per_message} a message."
             )
+    versions = {one.detail for found in runs.values() for one in found if one.detail.startswith("quix")}
+    yield from (f"The peer is {version}." for version in sorted(versions))
     if not arena.servers.real:
         yield "The mock cluster keeps some 5 MB a partition: these sizes show that it works, and no more."
     if not arena.can_run_quix():
