@@ -86,9 +86,9 @@ class BlockStage:
         name = f"{self._owner}-{uuid.uuid4().hex}.arrow"
         sys.audit("meterline.step", "block: before write")
         path = self._directory / name
-        frame.write_ipc_stream(
-            path, compat_level=pl.CompatLevel.oldest()
-        )  # by its path it takes half the time
+        # By its path, which takes half the time of an open file. LZ4 leaves a third of the bytes: less to
+        # write, to read back and to send, which is worth more than it costs.
+        frame.write_ipc_stream(path, compat_level=pl.CompatLevel.oldest(), compression="lz4")
         sys.audit("meterline.step", "block: written")
         with path.open("rb") as file:
             os.fsync(file.fileno())
