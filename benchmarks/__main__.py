@@ -10,7 +10,6 @@ Each benchmark is a module with `run(size) -> Section`, and runs in a process of
 from __future__ import annotations
 
 import argparse
-import importlib
 import multiprocessing
 import sys
 import time
@@ -19,16 +18,11 @@ from pathlib import Path
 
 from benchmarks.environment import environment
 from benchmarks.plots import draw
-from benchmarks.report import Section, Size, as_json, as_markdown
+from benchmarks.process import run_one
+from benchmarks.report import Size, as_json, as_markdown
 
-BENCHMARKS: tuple[str, ...] = ()
+BENCHMARKS: tuple[str, ...] = ("queries",)
 RESULTS = Path("bench-results")
-
-
-def run_one(name: str, size: Size) -> Section:
-    """One benchmark, in this process."""
-    section: Section = importlib.import_module(f"benchmarks.{name}").run(size)
-    return section
 
 
 def main() -> int:

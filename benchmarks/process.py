@@ -1,0 +1,13 @@
+"""What the process of a benchmark runs. A module of its own: a spawned process cannot import from `__main__`."""
+
+from __future__ import annotations
+
+import importlib
+
+from benchmarks.report import Section, Size
+
+
+def run_one(name: str, size: Size) -> Section:
+    """One benchmark, in this process."""
+    section: Section = importlib.import_module(f"benchmarks.{name}").run(size)
+    return section
