@@ -1,4 +1,4 @@
-"""What the process of a benchmark runs. A module of its own: a spawned process cannot import from `__main__`."""
+"""What the process of a benchmark runs; not in `__main__`, from which a spawned process cannot import."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -38,6 +38,7 @@ BLOCK_ROWS = 100_000
 SECONDS_MAX = 2.0
 FIRST_QUERY = "by day and model"
 
+_STORED = "active AND database = currentDatabase() AND table = 'priced_events'"
 _PICO = Decimal(10) ** 12
 _REPETITIONS = 5
 _REFRESHES_MAX = 40
@@ -140,7 +141,7 @@ def _insert_rows(client: Client, total: int, begin: int, end: int) -> None:
 
 
 def _time_queries(
-    client: Client, state: str, found: Measured, expected: tuple[int, ...], repetitions: int
+    client: Client, state: str, found: Measured, expected: Sequence[int], repetitions: int
 ) -> None:
     found.parts[state] = _parts(client)
     _check(client, state, expected)
@@ -152,7 +153,7 @@ def _time_queries(
             seconds.append(time.monotonic() - started)
 
 
-def _check(client: Client, state: str, expected: tuple[int, ...]) -> None:
+def _check(client: Client, state: str, expected: Sequence[int]) -> None:
     sums = client.query(
         "SELECT sum(requests), sum(input_tokens), sum(cost), sum(price) FROM margin_daily"
     ).result_rows[0]
@@ -163,7 +164,7 @@ def _check(client: Client, state: str, expected: tuple[int, ...]) -> None:
 
 def _parts(client: Client) -> int:
     count: int = client.query(
-        "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() AND table = 'priced_events'"
+        f"SELECT count() FROM system.parts WHERE {_STORED}"  # noqa: S608  # a constant
     ).result_rows[0][0]
     return count
 
@@ -193,15 +194,14 @@ def _roll_up(client: Client) -> None:
 
 def _stored(client: Client) -> tuple[float, dict[str, float]]:
     """Compressed bytes a row: of everything on disk, and by column, the largest first."""
-    where = "active AND database = currentDatabase() AND table = 'priced_events'"
     whole = client.query(
-        f"SELECT sum(bytes_on_disk) / sum(rows) FROM system.parts WHERE {where}"  # noqa: S608  # a constant
+        f"SELECT sum(bytes_on_disk) / sum(rows) FROM system.parts WHERE {_STORED}"  # noqa: S608  # as above
     ).result_rows[0][0]
     columns = client.query(
-        "SELECT column, sum(column_data_compressed_bytes) / sum(rows) AS bytes FROM system.parts_columns"
-        f" WHERE {where} GROUP BY column ORDER BY bytes DESC"  # noqa: S608  # as above
+        "SELECT column, sum(column_data_compressed_bytes) / sum(rows) AS bytes"  # noqa: S608  # as above
+        f" FROM system.parts_columns WHERE {_STORED} GROUP BY column ORDER BY bytes DESC"
     ).result_rows
-    return whole, dict(columns)
+    return whole, {name: size for name, size in columns}  # noqa: C416  # rows are sequences, not pairs, to mypy
 
 
 def _inserts(blocks: int) -> dict[str, list[float]]:
@@ -246,23 +246,13 @@ def _section(measured: list[Measured], inserted: dict[str, list[float]]) -> Sect
     target = Target.at_most(
         f"margin query over {largest.rows:,} rows, settled, seconds", settled, SECONDS_MAX
     )
-    speed = {name: [BLOCK_ROWS / one for one in seconds] for name, seconds in inserted.items()}
-    columns = ", ".join(f"{name} {size:.1f}" for name, size in list(largest.columns.items())[:8])
     return Section(
         "queries",
         "Queries",
         ("rows", "state", "parts", "query over margin_daily", "seconds"),
         rows,
         targets=(target,),
-        notes=(
-            f"Embedded engine, max_threads = {THREADS}. Unmerged: as inserted, one per cent of the rows twice. "
-            "Merged: one part a day. Settled: closed days rolled up, and half of the newest day inserted once "
-            f"more in small parts. {largest.groups:,} rows of margin_daily at {largest.rows:,} events; all days "
-            f"rolled up in {largest.rollup_seconds:,.1f} s. The sums agree with the generator's in every state.",
-            f"Stored: {largest.bytes_per_row:.1f} bytes a row, of which {columns}.",
-            f"Inserts of {BLOCK_ROWS:,} rows (Arrow), rows/s: {spread(speed['priced_events'])}; into the schema of "
-            f"0001, by month and without codecs, in turns: {spread(speed['first_schema'])}.",
-        ),
+        notes=_notes(largest, inserted),
         figures={
             "measured": [
                 {
@@ -279,3 +269,22 @@ def _section(measured: list[Measured], inserted: dict[str, list[float]]) -> Sect
             "insert_seconds": inserted,
         },
     )
+
+
+def _notes(largest: Measured, inserted: dict[str, list[float]]) -> tuple[str, ...]:
+    speed = {name: spread([BLOCK_ROWS / one for one in seconds]) for name, seconds in inserted.items()}
+    columns = ", ".join(f"{name} {size:.1f}" for name, size in list(largest.columns.items())[:8])
+    states = (
+        f"Embedded engine, max_threads = {THREADS}. Unmerged: as inserted, one per cent of the rows twice. "
+        "Merged: one part a day. Settled: closed days rolled up, and half of the newest day inserted once "
+        f"more in small parts. {largest.groups:,} rows of margin_daily at {largest.rows:,} events; all days "
+        f"rolled up in {largest.rollup_seconds:,.1f} s. The sums agree with the generator's in every state."
+    )
+    # Small parts keep their columns in one file, of which ClickHouse tells no sizes.
+    of_which = f", of which {columns}" if any(largest.columns.values()) else ""
+    stored = f"Stored, merged: {largest.bytes_per_row:.1f} bytes a row{of_which}."
+    inserts = (
+        f"Inserts of {BLOCK_ROWS:,} rows (Arrow), rows/s: {speed['priced_events']}; in turns into the schema "
+        f"of 0001, by month and without codecs: {speed['first_schema']}."
+    )
+    return states, stored, inserts

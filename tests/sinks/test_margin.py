@@ -1,4 +1,4 @@
-"""`margin_daily` from the rollup and from the rows: the same answer, at any moment, and from old databases too."""
+"""`margin_daily` from the rollup and from the rows: one answer, at any moment, and from old databases too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,18 @@ TABLE_ROWS = {
 # day, tenant, model: requests, billable requests, input tokens, cost, price, margin, percentage
 MONDAY = [
     ("2026-03-16", "acme", "big", 2, 1, 300, "0.75", "0.75", "0", "0"),
-    ("2026-03-16", "zenith", "small", 1, 1, 10, "0.000000000001", "0.000000000003", "0.000000000002", "66.6667"),
+    (
+        "2026-03-16",
+        "zenith",
+        "small",
+        1,
+        1,
+        10,
+        "0.000000000001",
+        "0.000000000003",
+        "0.000000000002",
+        "66.6667",
+    ),
 ]
 TUESDAY = [("2026-03-17", "acme", "big", 1, 1, 300, "0.5", "0.25", "-0.25", "-100")]
 WITH_LATE = [("2026-03-16", "acme", "big", 3, 2, 700, "1.75", "2.75", "1", "36.3636"), MONDAY[1]]
@@ -46,9 +57,9 @@ def client(clickhouse_url: str) -> Iterator[Client]:
 
 def insert(client: Client, name: str, table: str = "priced_events") -> None:
     values = ", ".join(str(row) for row in TABLE_ROWS[name])
-    # As a replay after the state was lost does: under a token of its own, so that ClickHouse does not drop the block.
+    # Under a token of its own, like a replay after the state was lost: ClickHouse does not drop it.
     settings = f"SETTINGS insert_deduplication_token = '{uuid.uuid4().hex}'"
-    client.command(f"INSERT INTO {table} ({COLUMNS}) {settings} VALUES {values}")
+    client.command(f"INSERT INTO {table} ({COLUMNS}) {settings} VALUES {values}")  # noqa: S608  # ours
 
 
 def merge(client: Client) -> None:
@@ -77,15 +88,19 @@ def take(client: Client, step: str) -> None:
     if step in TABLE_ROWS:
         insert(client, step)
     elif step == "delete acme":
-        client.command("DELETE FROM priced_events WHERE tenant_id = 'acme' AND toDate(timestamp) = '2026-03-16'")
+        client.command("SYSTEM START MERGES priced_events")  # a delete waits for them
+        client.command(
+            "DELETE FROM priced_events WHERE tenant_id = 'acme' AND toDate(timestamp) = '2026-03-16'"
+        )
+        client.command("SYSTEM STOP MERGES priced_events")
     else:
         {"merge": merge, "roll up": roll_up, "cut short": cut_short}[step](client)
 
 
 def margin(client: Client) -> list[tuple[Any, ...]]:
     rows = client.query(
-        "SELECT day, tenant_id, model, requests, billable_requests, input_tokens, cost, price, margin, margin_pct"
-        " FROM margin_daily ORDER BY day, tenant_id, model"
+        "SELECT day, tenant_id, model, requests, billable_requests, input_tokens, cost, price, margin,"
+        " margin_pct FROM margin_daily ORDER BY day, tenant_id, model"
     ).result_rows
     return [(str(day), *rest) for day, *rest in rows]
 
@@ -142,7 +157,8 @@ def test_a_query_amid_replays_merges_and_rollups_sees_each_event_once(
     client: Client, clickhouse_url: str
 ) -> None:
     # ClickHouse waits before it looks at a table's parts, so that others change them in between.
-    sums = "SELECT sum(requests), sum(price) FROM margin_daily SETTINGS merge_tree_storage_snapshot_sleep_ms = 10"
+    slowly = "SETTINGS merge_tree_storage_snapshot_sleep_ms = 10"
+    sums = f"SELECT sum(requests), sum(price) FROM margin_daily {slowly}"  # noqa: S608  # a constant
     take(client, "monday")
     take(client, "roll up")
     done = threading.Event()
@@ -163,7 +179,9 @@ def test_a_query_amid_replays_merges_and_rollups_sees_each_event_once(
     assert seen == {(3, Decimal("0.750000000003"))}
 
 
-MOVE = [(one.number, statement) for one in migrations() if 4 <= one.number <= 6 for statement in one.statements]
+MOVE = [
+    (one.number, statement) for one in migrations() if 4 <= one.number <= 6 for statement in one.statements
+]
 
 
 @pytest.mark.parametrize("before_crash", range(len(MOVE) + 1))
@@ -185,7 +203,8 @@ def test_rows_by_month_move_to_days_wherever_the_move_is_cut(clickhouse_url: str
 def migrate_until(client: Client, statements: int) -> None:
     """What `migrate` does, up to a crash after so many statements of the move."""
     client.command(
-        "CREATE TABLE schema_migrations (number UInt32, name String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))"
+        "CREATE TABLE schema_migrations"
+        " (number UInt32, name String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))"
         " ENGINE = ReplacingMergeTree ORDER BY number"
     )
     begun = {number for number, _ in MOVE[:statements]}
@@ -193,4 +212,7 @@ def migrate_until(client: Client, statements: int) -> None:
     for _, statement in MOVE[:statements]:
         client.command(statement)
     for number in sorted({1, 2, 3} | finished):
-        client.command(f"INSERT INTO schema_migrations (number, name) VALUES ({number}, 'applied')")
+        client.command(
+            "INSERT INTO schema_migrations (number, name) VALUES ({number:UInt32}, 'applied')",
+            parameters={"number": number},
+        )
