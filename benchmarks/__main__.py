@@ -21,7 +21,7 @@ from benchmarks.plots import draw
 from benchmarks.process import run_one
 from benchmarks.report import Size, as_json, as_markdown
 
-BENCHMARKS: tuple[str, ...] = ("queries",)
+BENCHMARKS: tuple[str, ...] = ("queries", "rating")
 RESULTS = Path("bench-results")
 
 
