@@ -19,7 +19,7 @@ from benchmarks.isolation import run_alone
 from benchmarks.plots import draw
 from benchmarks.report import Size, as_json, as_markdown
 
-BENCHMARKS: tuple[str, ...] = ("throughput", "workers", "latency", "state", "queries")
+BENCHMARKS: tuple[str, ...] = ("throughput", "workers", "latency", "state", "rating", "queries")
 RESULTS = Path("bench-results")
 
 

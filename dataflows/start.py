@@ -38,7 +38,7 @@ from sinks.migrate import migrate
 from sinks.outbox import OutboxError
 
 SERVER_SINK_PARTITIONS = 2
-"""Sink partitions against a server. Each makes blocks of its own: the fewer, the larger, the less to merge."""
+"""Sink partitions against a server. Each makes blocks of its own: the fewer they are, the less is merged."""
 
 OPERATOR_ERRORS = (
     PlanError,

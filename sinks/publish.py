@@ -48,8 +48,8 @@ INSERT_SETTINGS: dict[str, Any] = {
     "max_insert_block_size": 2 * BLOCK_ROWS_MAX,
     "min_insert_block_size_rows": 2 * BLOCK_ROWS_MAX,
     "min_insert_block_size_bytes": 0,
-    # Rows of one identity are merged later and hidden by FINAL; to look for them in each block would take more
-    # than half of an insert's time.
+    # Rows of one identity are merged later, and FINAL hides them until then; to look for them in each block
+    # would take more than half of an insert's time.
     "optimize_on_insert": 0,
     # History may span any number of days.
     "max_partitions_per_insert_block": 0,
