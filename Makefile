@@ -9,6 +9,10 @@ VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 EXTRAS = pipeline,embedded,dev
+BENCH_STAMP = $(VENV)/.installed-bench
+# Quix Streams wants an older Kafka client than Meterline, so it lives apart.
+PEERS = .venv-peers
+PEERS_STAMP = $(PEERS)/.installed
 # Bytewax 0.21.1 has wheels for these and no others.
 USABLE = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 comma := ,
@@ -61,7 +65,7 @@ lint: $(STAMP) ## Check lint rules, formatting and types
 	@$(BIN)/mypy
 
 check: lint test ## Everything that has to hold before a commit: lint, tests and, where there are any, small benchmarks
-	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks --smoke; fi
+	@$(BIN)/python -m benchmarks --smoke
 
 crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the job at a thousand steps, kill its processes
 	@$(BIN)/python -m tests.simulation.crash --mutations
@@ -70,9 +74,22 @@ crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the 
 	@$(BIN)/python -m tests.simulation.fuzz
 	@METERLINE_TEST_LONG=1 $(BIN)/python -m pytest -m long
 
-bench: $(STAMP) ## Run the benchmarks in full
-	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks $(ARGS); \
-	else echo "There is no benchmarks package in this checkout." >&2; exit 1; fi
+bench: $(BENCH_STAMP) $(PEERS_STAMP) ## Run the benchmarks in full (ARGS="throughput workers" for some)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "Installing what benchmarks need besides"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),bench]" -c constraints.txt
+	@touch $(BENCH_STAMP)
+
+# A benchmark that misses a peer says so and goes on without it.
+$(PEERS_STAMP): benchmarks/peers.txt $(STAMP)
+	@rm -rf $(PEERS)
+	@echo "Installing the peers that benchmarks run into $(PEERS)"
+	@$(BIN)/python -m venv $(PEERS)
+	@if $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt; \
+	then touch $(PEERS_STAMP); \
+	else echo "The peers did not install: benchmarks go on without them." >&2; rm -rf $(PEERS); fi
 
 kafka: $(STAMP) ## Start Apache Kafka, one node, on loopback, until Ctrl-C (Java 17 and Maven; KAFKA_PORT=9092)
 	@$(BIN)/python -m tests.kafka_broker serve --port $(KAFKA_PORT)
@@ -84,5 +101,5 @@ up: ## Build and start Kafka, ClickHouse and the job in containers (Docker; set 
 	@docker compose up --build -d
 
 clean: ## Remove .venv and everything that was built or cached; data is left alone
-	@rm -rf $(VENV) .kafka build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(PEERS) .kafka build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

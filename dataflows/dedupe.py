@@ -1,19 +1,21 @@
 """The dedupe index: which events have been seen, exactly, within a window of event time.
 
-Theory of operation. A key is a 128-bit hash of (tenant, idempotency key). Entries stand in
-append-only columns in the order of their arrival; an open-addressing table of row numbers finds
-them. An event is compared with the entries of its key in the order of their arrival, and is
+Theory of operation. A key is a 128-bit hash of (tenant, idempotency key). Entries stand one after the
+other in the order of their arrival; a hash table finds those of a key. An event is compared with the
+entries of its key in the order of their arrival, and is
 
 - the original, if no entry's event time lies within the window of its own: it becomes an entry;
 - the original again, if such an entry is its own first sighting, by position. This is what makes
   a state that is ahead of the stream harmless: a replay picks the same originals;
 - a duplicate of that entry, if their contents are equal, and a conflict if they are not.
 
-A whole batch is probed at once. Rows of one key walk the same slots in step, and where several
-want one empty slot the earliest takes it, so the result is that of one event at a time.
+The table is open addressing: a slot holds eight bits of the key and the number of its entry, so that a
+walk over taken slots reads neighbouring bytes and rarely an entry. Where a walk begins rises with the
+key's upper half, and a table can have any size: it grows by a fifth, and is made anew from the
+entries.
 
-No IO, no clock: time is the events' own. Bound: the index holds what the window and the allowed
-lateness hold; `forget` drops the rest, by event time.
+No IO, no clock: time is the events' own. Bounds: the index holds what the window and the allowed
+lateness hold (`forget` drops the rest, by event time), in less than 48 bytes an entry, and 60 kB.
 """
 
 from __future__ import annotations
@@ -23,28 +25,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dataflows.compiled import compiled, inlined
+
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
+UInt32s = npt.NDArray[np.uint32]
+UInt8s = npt.NDArray[np.uint8]
+Verdicts = npt.NDArray[np.int8]
 
 ORIGINAL, DUPLICATE, CONFLICT = 0, 1, 2
 """Verdicts on an event."""
 
-ENTRY_DTYPE = np.dtype(
-    [
-        ("key_low", "<u8"),
-        ("key_high", "<u8"),
-        ("time_ms", "<i8"),
-        ("content", "<u8"),
-        ("position", "<u8"),
-        ("partition", "<u2"),
-    ]
-)
-"""One entry: key, event time, hash of the content, and where it was first seen. 42 bytes."""
+ENTRY_WORDS = 5
+"""An entry, 40 bytes: key (both halves), hash of the content, position, event time x 2**16 + partition."""
 
+_KEY_LOW, _KEY_HIGH, _CONTENT, _POSITION, _TIME_PARTITION = range(ENTRY_WORDS)
+_PARTITION_BITS = 16
 _LINE_BITS = 20
-_LOAD_MAX = 0.6
-_SLOTS_MIN = 1024
-_FORGET_FRACTION = 4  # rebuild once a quarter of the entries has expired: each entry moves O(1) times
+_ENTRIES_MIN = 1024
+_ENTRIES_GROWTH = 128
+_LOAD_MAX = 0.84
+_TABLE_GROWTH = 1.2
+_FORGET_FRACTION = 4  # made anew once a quarter of the entries has expired: each entry moves O(1) times
+_SPANS = 24  # entries are counted by spans of this fraction of the window: by the hour, for a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +71,39 @@ def pack_position(offset: Int64s, line: npt.NDArray[np.int32]) -> UInt64s:
     return packed
 
 
+def entries_of(events: Sightings) -> UInt64s:
+    """Events as entries: (events, ENTRY_WORDS)."""
+    entries = np.empty((len(events), ENTRY_WORDS), np.uint64)
+    entries[:, _KEY_LOW], entries[:, _KEY_HIGH] = events.key_low, events.key_high
+    entries[:, _CONTENT], entries[:, _POSITION] = events.content, events.position
+    time_ms = events.time_ms.astype(np.uint64)
+    entries[:, _TIME_PARTITION] = (time_ms << np.uint64(_PARTITION_BITS)) | np.uint64(events.partition)
+    return entries
+
+
+def times_of(entries: UInt64s) -> Int64s:
+    """Event times of entries, in epoch milliseconds."""
+    times: Int64s = entries[:, _TIME_PARTITION].astype(np.int64) >> _PARTITION_BITS
+    return times
+
+
+def entries_from_bytes(block: bytes) -> UInt64s:
+    """Entries as `tobytes` of an array of them wrote them."""
+    return np.frombuffer(block, np.uint64).reshape(-1, ENTRY_WORDS)
+
+
 class DedupeIndex:
     """The entries of one shard. `window_ms` is inclusive: an event that far from the first is its copy."""
 
     def __init__(self, window_ms: int) -> None:
         self._window_ms = window_ms
+        self._span_ms = max(1, window_ms // _SPANS)
         self._count = 0
-        self._entries = np.empty(_SLOTS_MIN, ENTRY_DTYPE)
-        self._slots = np.full(_SLOTS_MIN, -1, np.int32)
-        self._oldest_ms = np.iinfo(np.int64).max
         self._saved = 0
+        self._entries = np.empty((_ENTRIES_MIN, ENTRY_WORDS), np.uint64)
+        self._tags, self._rows = _table_for(_ENTRIES_MIN)
+        self._by_span: dict[int, int] = {}
+        """How many of the entries that were taken stand in each span of event time."""
 
     def __len__(self) -> int:
         return self._count
@@ -85,137 +111,158 @@ class DedupeIndex:
     @property
     def memory_bytes(self) -> int:
         """Bytes held by the entries and the table."""
-        return self._entries.nbytes + self._slots.nbytes
+        return self._entries.nbytes + self._tags.nbytes + self._rows.nbytes
 
-    def classify(self, events: Sightings) -> npt.NDArray[np.int8]:
+    def classify(self, events: Sightings) -> Verdicts:
         """Verdict on each event of a batch, in order; originals are remembered."""
-        size = len(events)
-        verdict = np.full(size, ORIGINAL, np.int8)
-        if size == 0:
-            return verdict
-        self._reserve(self._count + size)
-        slots = self._slots
-        mask = np.uint64(len(slots) - 1)
-        slot = (events.key_low & mask).astype(np.int64)
-        active = np.arange(size)
-        while len(active):
-            entry = slots[slot[active]]
-            occupied = entry >= 0
-            settled = self._compare(events, active[occupied], entry[occupied], verdict)
-            empty = active[~occupied]
-            winners = self._claim(events, empty, slot[empty])
-            still = np.ones(len(active), np.bool_)
-            still[np.flatnonzero(occupied)[settled]] = False
-            still[np.flatnonzero(~occupied)[winners]] = False
-            advance = occupied & still
-            moving = active[advance]
-            slot[moving] = (slot[moving] + 1) & np.int64(mask)
-            active = active[still]
+        verdict = np.empty(len(events), np.int8)
+        self._reserve(self._count + len(events))
+        self._count = _classify(
+            entries_of(events), self._window_ms, self._entries, self._count, self._tags, self._rows, verdict
+        )
         return verdict
 
-    def _compare(
-        self, events: Sightings, rows: Int64s, entry: npt.NDArray[np.int32], verdict: npt.NDArray[np.int8]
-    ) -> npt.NDArray[np.bool_]:
-        """Judge the rows whose slot is taken; true where the entry there settles the row."""
-        known = self._entries
-        same: npt.NDArray[np.bool_] = known["key_low"][entry] == events.key_low[rows]
-        candidates = np.flatnonzero(same)
-        if len(candidates) == 0:
-            return same
-        row, at = rows[candidates], entry[candidates]
-        close = np.abs(known["time_ms"][at] - events.time_ms[row]) <= self._window_ms
-        match = close & (known["key_high"][at] == events.key_high[row])
-        same[candidates] = match
-        row, at = row[match], at[match]
-        itself = (known["position"][at] == events.position[row]) & (
-            known["partition"][at] == events.partition
-        )
-        equal = known["content"][at] == events.content[row]
-        verdict[row] = np.where(itself, ORIGINAL, np.where(equal, DUPLICATE, CONFLICT))
-        return same
-
-    def _claim(self, events: Sightings, rows: Int64s, slot: Int64s) -> npt.NDArray[np.bool_]:
-        """Let the earliest row that wants an empty slot have it, as a new entry; true for those rows."""
-        if len(rows) == 0:
-            return np.zeros(0, np.bool_)
-        # Of several writes to one slot the last stays: written backwards, that is the earliest row.
-        self._slots[slot[::-1]] = np.arange(len(rows) - 1, -1, -1, dtype=np.int32)
-        won: npt.NDArray[np.bool_] = self._slots[slot] == np.arange(len(rows), dtype=np.int32)
-        taken = rows[won]
-        start, self._count = self._count, self._count + len(taken)
-        self._slots[slot[won]] = np.arange(start, self._count, dtype=np.int32)
-        added = self._entries[start : self._count]
-        added["key_low"] = events.key_low[taken]
-        added["key_high"] = events.key_high[taken]
-        added["time_ms"] = events.time_ms[taken]
-        added["content"] = events.content[taken]
-        added["position"] = events.position[taken]
-        added["partition"] = events.partition
-        self._oldest_ms = min(self._oldest_ms, int(added["time_ms"].min()))
-        return won
-
-    def take_added(self) -> npt.NDArray[np.void]:
-        """Entries added since the last call, as one array of `ENTRY_DTYPE`: what a snapshot must keep."""
-        added: npt.NDArray[np.void] = self._entries[self._saved : self._count].copy()
+    def take_added(self) -> UInt64s:
+        """Entries added since the last call, (entries, ENTRY_WORDS): what a snapshot must keep."""
+        added: UInt64s = self._entries[self._saved : self._count].copy()
         self._saved = self._count
+        self._count_spans(added)
         return added
 
-    def restore(self, entries: npt.NDArray[np.void]) -> None:
+    def restore(self, entries: UInt64s) -> None:
         """Add entries that an earlier run has kept, in the order in which they were added then."""
-        self._reserve(self._count + len(entries))
-        start, self._count = self._count, self._count + len(entries)
-        self._entries[start : self._count] = entries
-        self._insert(start)
-        self._saved = self._count
-        if len(entries):
-            self._oldest_ms = min(self._oldest_ms, int(entries["time_ms"].min()))
+        start, end = self._count, self._count + len(entries)
+        self._reserve(end)
+        self._entries[start:end] = entries
+        _insert(self._entries, start, end, self._tags, self._rows)
+        self._count = self._saved = end
+        self._count_spans(entries)
 
     def forget(self, before_ms: int) -> int:
-        """Drop entries whose event time is before an instant, once they are worth a rebuild.
+        """Drop entries of whole spans before an instant, once they are worth making the table anew.
 
         Returns how many were dropped. Only call it between `take_added` and the next `classify`:
         entries not yet taken would be lost.
         """
-        if self._oldest_ms >= before_ms or self._saved != self._count:
+        old = [span for span in self._by_span if (span + 1) * self._span_ms <= before_ms]
+        dropped = sum(self._by_span[span] for span in old)
+        if dropped * _FORGET_FRACTION < self._count or not dropped or self._saved != self._count:
             return 0
-        keep = self._entries["time_ms"][: self._count] >= before_ms
-        dropped = self._count - int(keep.sum())
-        if dropped * _FORGET_FRACTION < self._count:
-            return 0
-        kept = self._entries[: self._count][keep]
-        self._count = self._saved = len(kept)
-        self._entries = np.empty(max(_SLOTS_MIN, len(kept)), ENTRY_DTYPE)
-        self._entries[: len(kept)] = kept
-        self._oldest_ms = int(kept["time_ms"].min()) if len(kept) else np.iinfo(np.int64).max
-        self._slots = np.full(_table_size(self._count), -1, np.int32)
-        self._insert(0)
+        for span in old:
+            del self._by_span[span]
+        self._count = self._saved = _keep(self._entries, self._count, (max(old) + 1) * self._span_ms)
+        self._fit_entries(self._count)
+        self._fit_table(self._count)
         return dropped
+
+    def _count_spans(self, entries: UInt64s) -> None:
+        spans, counts = np.unique(times_of(entries) // self._span_ms, return_counts=True)
+        for span, count in zip(spans.tolist(), counts.tolist(), strict=True):
+            self._by_span[span] = self._by_span.get(span, 0) + count
 
     def _reserve(self, count: int) -> None:
         if count > len(self._entries):
-            grown = np.empty(max(count, len(self._entries) * 3 // 2), ENTRY_DTYPE)
-            grown[: self._count] = self._entries[: self._count]
-            self._entries = grown
-        if count > len(self._slots) * _LOAD_MAX:
-            self._slots = np.full(_table_size(count), -1, np.int32)
-            self._insert(0)
+            self._fit_entries(count)
+        if count > len(self._tags) * _LOAD_MAX:
+            self._fit_table(count)
 
-    def _insert(self, start: int) -> None:
-        """Find a slot for every entry from `start` on; earlier entries of a key stay before later ones."""
-        slots = self._slots
-        mask = len(slots) - 1
-        rows = np.arange(start, self._count, dtype=np.int32)
-        slot = (self._entries["key_low"][start : self._count] & np.uint64(mask)).astype(np.int64)
-        while len(rows):
-            free = slots[slot] < 0
-            wanted, wanting = slot[free], rows[free]
-            slots[wanted[::-1]] = wanting[::-1]
-            placed = slots[slot] == rows
-            rows, slot = rows[~placed], (slot[~placed] + 1) & mask
+    def _fit_entries(self, count: int) -> None:
+        # In place: the system's allocator moves a large array by its page table, without a copy. No view of
+        # it outlives a call, so the check for one, which a profiler trips, is left out.
+        room = max(_ENTRIES_MIN, count + count // _ENTRIES_GROWTH)
+        self._entries.resize((room, ENTRY_WORDS), refcheck=False)
+
+    def _fit_table(self, count: int) -> None:
+        self._tags, self._rows = np.empty(0, np.uint8), np.empty(0, np.uint32)  # the old one first
+        self._tags, self._rows = _table_for(count)
+        _insert(self._entries, 0, self._count, self._tags, self._rows)
 
 
-def _table_size(count: int) -> int:
-    size = _SLOTS_MIN
-    while count > size * _LOAD_MAX / 1.5:
-        size *= 2
-    return size
+def _table_for(count: int) -> tuple[UInt8s, UInt32s]:
+    slots = int(max(count, _ENTRIES_MIN) * _TABLE_GROWTH / _LOAD_MAX) + 1
+    return np.zeros(slots, np.uint8), np.empty(slots, np.uint32)
+
+
+@inlined
+def _first_slot(key_low: np.uint64, slots: int) -> int:
+    """Where the walk of a key begins: the upper half of `key_low`, scaled to the table."""
+    return np.int64(((key_low >> np.uint64(32)) * np.uint64(slots)) >> np.uint64(32))  # type: ignore[no-any-return]  # compiled
+
+
+@inlined
+def _tag(key_low: np.uint64) -> np.uint8:
+    """Eight bits of the key, from its lower half; 0 stands for an empty slot, so 255 for it too."""
+    low = np.uint8(key_low & np.uint64(0xFF))
+    return low if low != 0 else np.uint8(255)  # type: ignore[no-any-return]  # compiled
+
+
+@inlined
+def _time_ms(entry: UInt64s) -> int:
+    return np.int64(entry[_TIME_PARTITION]) >> _PARTITION_BITS  # type: ignore[no-any-return]  # compiled
+
+
+@inlined
+def _put(entries: UInt64s, row: int, entry: UInt64s) -> None:
+    for word in range(ENTRY_WORDS):
+        entries[row, word] = entry[word]
+
+
+@compiled
+def _classify(
+    events: UInt64s,
+    window_ms: int,
+    entries: UInt64s,
+    count: int,
+    tags: UInt8s,
+    rows: UInt32s,
+    verdict: Verdicts,
+) -> int:
+    """Judge events one after the other; there is room for all. Returns the new number of entries."""
+    for number in range(len(events)):
+        event = events[number]
+        tag = _tag(event[_KEY_LOW])
+        slot = _first_slot(event[_KEY_LOW], len(tags))
+        while tags[slot] != 0:
+            if tags[slot] == tag:
+                known = entries[rows[slot]]
+                same = known[_KEY_LOW] == event[_KEY_LOW] and known[_KEY_HIGH] == event[_KEY_HIGH]
+                if same and abs(_time_ms(known) - _time_ms(event)) <= window_ms:
+                    verdict[number] = _compare(known, event)
+                    break
+            slot = slot + 1 if slot + 1 < len(tags) else 0
+        else:
+            tags[slot], rows[slot] = tag, count
+            _put(entries, count, event)
+            count += 1
+            verdict[number] = ORIGINAL
+    return count
+
+
+@inlined
+def _compare(known: UInt64s, event: UInt64s) -> int:
+    """The verdict on an event whose key and time fit an entry."""
+    partitions = known[_TIME_PARTITION] ^ event[_TIME_PARTITION]
+    if known[_POSITION] == event[_POSITION] and partitions & np.uint64(0xFFFF) == 0:
+        return ORIGINAL
+    return DUPLICATE if known[_CONTENT] == event[_CONTENT] else CONFLICT
+
+
+@compiled
+def _insert(entries: UInt64s, start: int, end: int, tags: UInt8s, rows: UInt32s) -> None:
+    """Find a slot for each of these entries; of one key, earlier ones stay before later ones."""
+    for row in range(start, end):
+        slot = _first_slot(entries[row, _KEY_LOW], len(tags))
+        while tags[slot] != 0:
+            slot = slot + 1 if slot + 1 < len(tags) else 0
+        tags[slot], rows[slot] = _tag(entries[row, _KEY_LOW]), row
+
+
+@compiled
+def _keep(entries: UInt64s, count: int, since_ms: int) -> int:
+    """Move entries from an instant on to the front, in their order; returns how many there are."""
+    kept = 0
+    for row in range(count):
+        if _time_ms(entries[row]) >= since_ms:
+            _put(entries, kept, entries[row])
+            kept += 1
+    return kept

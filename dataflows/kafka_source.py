@@ -36,8 +36,7 @@ from dataflows.counters import PROCESS
 from dataflows.file_source import AbsentPartition, FileState, InputError
 from dataflows.lifecycle import EpochLifecycle, Turn
 
-POLL_MESSAGES = 10_000
-POLL_BYTES = 8 * 1024 * 1024
+POLL_MESSAGES = 50_000
 QUEUE_KILOBYTES = 16_384
 METADATA_TIMEOUT_SECONDS = 10
 GROUP = "meterline"

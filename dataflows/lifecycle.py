@@ -1,8 +1,9 @@
 """What every source partition shares: a heartbeat an epoch, and an end that waits for its last block.
 
-A block is published one epoch after the one that brought it (see `sinks.publish`), so a partition
-that has nothing more to read stays for one more epoch: it sends a heartbeat, which reaches the sinks
-only once its last data is durable, and ends then. When the job exits 0, everything is published.
+The insert of a block begins one epoch after the one that brought it, and has ended one epoch later (see
+`sinks.publish`), so a partition that has nothing more to read stays for `EPOCHS_TO_PUBLISH`: in each it
+sends a heartbeat, which reaches the sinks only once the epoch before is durable. When the job exits 0,
+everything is published.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import threading
 from enum import Enum
 
 from dataflows.counters import PROCESS
+
+EPOCHS_TO_PUBLISH = 2
 
 STOPPING = threading.Event()
 """Set when the process was asked to stop: every input of this process then ends where it is."""
@@ -57,9 +60,9 @@ class EpochLifecycle:
             return Turn.READ
         if self._epoch == self._ended_in:
             return Turn.WAIT
-        if self._awake:
-            return Turn.END
-        return Turn.HEARTBEAT
+        if not self._awake:
+            return Turn.HEARTBEAT
+        return Turn.END if self._epoch >= self._ended_in + EPOCHS_TO_PUBLISH else Turn.WAIT
 
     def idle_turn(self) -> Turn:
         """Nothing to read for now: one heartbeat an epoch, so that yesterday's block gets published."""

@@ -19,12 +19,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import polars as pl
 from bytewax.operators import StatefulBatchLogic
 
 from dataflows.counters import PROCESS
-from dataflows.dedupe import ENTRY_DTYPE, DedupeIndex
+from dataflows.dedupe import DedupeIndex, entries_from_bytes, times_of
 from dataflows.segments import Manifest, SegmentLog, manifest_from_json, manifest_to_json
 from dataflows.steps import (
     HOUR_MS,
@@ -198,7 +197,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         state = ShardState.from_json(resumed)
         log = ShardLog(directory, state)
         for block in log.segments.blocks():
-            index.restore(np.frombuffer(block, ENTRY_DTYPE))
+            index.restore(entries_from_bytes(block))
         return cls(index, log, state.watermarks(expected), keep_ms)
 
     def on_batch(self, values: list[ShardSlice]) -> tuple[Iterable[Judged], bool]:
@@ -217,7 +216,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         sys.audit("meterline.step", "dedupe: before snapshot")
         added = self._index.take_added()
         if len(added):
-            times = added["time_ms"]
+            times = times_of(added)
             self._log.segments.append(added.tobytes(), int(times.min()), int(times.max()))
             PROCESS.add(snapshot_bytes=added.nbytes)
         self._marks.close()

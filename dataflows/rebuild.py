@@ -24,14 +24,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from dataflows.alerts import wall_clock_ms
 from dataflows.batch import EVENT_SCHEMA, INTEGER_FIELDS, Decoded, Partition
 from dataflows.connections import find_inputs, plan_job
-from dataflows.dedupe import ENTRY_DTYPE
+from dataflows.dedupe import UInt64s, entries_of, times_of
 from dataflows.file_source import FileState
 from dataflows.kafka_source import topic_identity
 from dataflows.operators import ShardLog, Watermarks, versions_of, windows_to_bytes
@@ -105,7 +104,7 @@ def rebuild(job: Job, client: Client, now_ms: int, on_progress: Callable[[str], 
     keys = 0
     for shard, entries in _entries(job, client, marks, on_progress):
         logs[shard].know(shard)
-        clock = entries["time_ms"]
+        clock = times_of(entries)
         logs[shard].segments.append(entries.tobytes(), int(clock.min()), int(clock.max()))
         keys += len(entries)
     on_progress("summing spend")
@@ -177,7 +176,7 @@ def _position(job: Job, one: Resume) -> FileState:
 
 def _entries(
     job: Job, client: Client, marks: Watermarks, on_progress: Callable[[str], None]
-) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.void]]]]:
+) -> Iterator[tuple[int, UInt64s]]:
     """Index entries of the rows that a copy may still refer to, by shard, an hour of event time at a time.
 
     Lines of a requeue that is not finished are no rows yet: they are put through once more.
@@ -203,13 +202,8 @@ def _entries(
             partition = known or Partition(UNKNOWN_ORDINAL, str(source), int(str(number)))
             decoded = Decoded(partition, part, part.clear(), len(part), 0, live=False)
             for shard, sliced in split_by_shard(decoded, state.shards, state.hash_seed):
-                found = sliced.sightings
-                entries = np.empty(len(found), ENTRY_DTYPE)
-                for name in ("key_low", "key_high", "time_ms", "content", "position"):
-                    entries[name] = getattr(found, name)
-                entries["partition"] = partition.ordinal
-                if len(entries):
-                    yield shard, entries
+                if len(sliced.sightings):
+                    yield shard, entries_of(sliced.sightings)
         done += len(events)
         on_progress(f"{done:,} keys")
 

@@ -37,8 +37,8 @@ from sinks.clickhouse import ClickHouseUnavailableError, connect
 from sinks.migrate import migrate
 from sinks.outbox import OutboxError
 
-SERVER_SINK_PARTITIONS = 4
-"""Sink partitions against a server: as many inserts at once as workers are likely to share a machine."""
+SERVER_SINK_PARTITIONS = 2
+"""Sink partitions against a server. Each makes blocks of its own: the fewer they are, the less is merged."""
 
 OPERATOR_ERRORS = (
     PlanError,

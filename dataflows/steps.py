@@ -247,11 +247,11 @@ def rate_events(decoded: Decoded, card: RateCard, limits: LimitSettings, retenti
         cost=_usd(amounts.cost_pico, amounts, 0),
         price=_usd(amounts.price_pico, amounts, 1),
         multiplier=multipliers.gather(rule),
-        rate_card_version=pl.lit(card.version),
+        rate_card_version=pl.repeat(card.version, len(events), dtype=pl.String, eager=True),
         day_start_ms=pl.Series(starts),
         late_after_ms=pl.Series(ends + retention_hours * HOUR_MS),
-        source=pl.lit(decoded.partition.source),
-        source_partition=pl.lit(decoded.partition.number, pl.UInt32),
+        source=pl.repeat(decoded.partition.source, len(events), dtype=pl.String, eager=True),
+        source_partition=pl.repeat(decoded.partition.number, len(events), dtype=pl.UInt32, eager=True),
     )
     return replace(decoded, events=rated)
 
@@ -305,38 +305,46 @@ _SPEND_COLUMNS = (
 
 
 def _parts_by_tenant(priced: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:
-    return partition_by_tenant(priced.filter(~pl.col("late")).select(_SPEND_COLUMNS), shards)
+    rows = priced[list(_SPEND_COLUMNS)]
+    late = priced["late"]
+    return partition_by_tenant(rows.filter(~late) if late.any() else rows, shards)
 
 
 def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:
-    """Rows by the number of the shard that their tenant belongs to."""
-    shard = rows.select(plh.col("tenant_id").nchash.xxh3_64(seed=0))["tenant_id"] % shards
-    parts = rows.with_columns(_shard=shard).partition_by(
-        "_shard", as_dict=True, maintain_order=True, include_key=False
-    )
-    return {int(number): part for (number,), part in parts.items()}
+    """Rows by the number of the shard that their tenant belongs to, in the order in which they stand."""
+    hashed = rows.select(plh.col("tenant_id").nchash.xxh3_64(seed=0))["tenant_id"].to_numpy()
+    shard = (hashed % np.uint64(shards)).astype(np.uint8)
+    ordered = rows[np.argsort(shard, kind="stable")]
+    ends = np.cumsum(np.bincount(shard, minlength=shards)).tolist()
+    starts = [0, *ends[:-1]]
+    return {
+        number: ordered[start:end]
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+        if end > start
+    }
 
 
 def judge(sliced: ShardSlice, verdict: npt.NDArray[np.int8], watermark_ms: int) -> Judged:
     """What the verdicts of dedupe make of a slice, whose input had passed `watermark_ms` before it."""
     events = sliced.events
+    original, copies = verdict == ORIGINAL, np.flatnonzero(verdict == DUPLICATE)
     return Judged(
         sliced.shard,
         sliced.tick,
-        _priced(events if not verdict.any() else events.filter(verdict == ORIGINAL), watermark_ms),
-        events.filter(verdict == DUPLICATE).select(_DUPLICATE_COLUMNS),
+        _priced(events if original.all() else events[np.flatnonzero(original)], watermark_ms),
+        events[list(_DUPLICATE_COLUMNS)][copies],
         _conflicts(events, verdict == CONFLICT),
     )
 
 
 def _priced(originals: pl.DataFrame, watermark_ms: int) -> pl.DataFrame:
-    passed = pl.max_horizontal("peak_ms", pl.lit(watermark_ms, pl.Int64))
-    return (
-        originals.lazy().with_columns(late=passed > pl.col("late_after_ms")).drop(_WORKING_COLUMNS).collect()
-    )
+    passed_ms = np.maximum(originals["peak_ms"].to_numpy(), watermark_ms)
+    late = pl.Series("late", passed_ms > originals["late_after_ms"].to_numpy())
+    priced = originals[[name for name in originals.columns if name not in _WORKING_COLUMNS]]
+    return priced.insert_column(priced.width, late)
 
 
-_WORKING_COLUMNS = ("peak_ms", "late_after_ms", "raw")
+_WORKING_COLUMNS = frozenset({"peak_ms", "late_after_ms", "raw"})
 _POSITION = ("source", "source_partition", "offset", "line")
 _DUPLICATE_COLUMNS = ("tenant_id", "idempotency_key", "timestamp_ms", *_POSITION)
 

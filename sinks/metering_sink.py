@@ -1,7 +1,7 @@
 """The end of the flow: a Bytewax sink whose partitions publish to ClickHouse and fill the alert outbox.
 
 Delivery: rows exactly once in effect, by deferred publishing (see `sinks.publish`). Alerts enter the
-outbox after their epoch is durable and their rows are published; a crash between the two puts them
+outbox once their epoch is durable, while its rows are on their way; a crash after that puts them there
 again under the same ids.
 """
 
@@ -78,7 +78,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
         self._alerts: list[CapAlert] = []
         self._durable_alerts: list[CapAlert] = []
-        self._reporting: list[str] = []
+        self._reporting: list[list[str]] = [[], []]
         self._progress: dict[str, list[int]] = {}
         self._moved: dict[str, None] = {}
 
@@ -108,7 +108,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
                     pass
 
     def snapshot(self) -> str:
-        """Publish the epoch before this one, which is durable by now, and stage this one."""
+        """Begin to publish the epoch before this one, which is durable by now, and stage this one."""
         sys.audit("meterline.step", "sink: before snapshot")
         now_ms = self._now_ms()
         # Once for all rows of the epoch: a frame of a few rows costs as much as one of thousands.
@@ -140,15 +140,16 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._client.close()
 
     def _hand_over(self, delivered: list[str]) -> None:
-        """Post the alerts of the epoch before, now durable and published; those of this epoch wait."""
+        """Post the alerts of the epoch before, which is durable now; those of this epoch wait."""
         if self._post is not None:
             if self._durable_alerts:
                 sys.audit("meterline.step", "alerts: before the outbox")
                 self._post.post(self._durable_alerts)
                 sys.audit("meterline.step", "alerts: in the outbox")
-            if self._reporting:
-                self._post.reported(self._reporting)
-        self._reporting = delivered
+            published = self._reporting.pop(0)  # what was staged two epochs ago stands by now
+            if published:
+                self._post.reported(published)
+            self._reporting.append(delivered)
         self._durable_alerts, self._alerts = self._alerts, []
 
     def _count(self, progress: Progress) -> None:

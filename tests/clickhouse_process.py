@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -60,6 +61,15 @@ class ClickHouseProcess:
         assert self._child
         self._child.terminate()
         return self._reap()
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process so far; 0 where the system does not tell (macOS)."""
+        assert self._child
+        stat = Path(f"/proc/{self._child.pid}/stat")
+        if not stat.exists():
+            return 0.0
+        fields = stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def url(self, port: int = 0) -> str:
         """The address for `--clickhouse`, perhaps by way of a proxy's port."""

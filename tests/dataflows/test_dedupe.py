@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex, Sightings, pack_position
+from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex, Sightings, pack_position, times_of
 
 Event = tuple[int, int, int, int]
 """(key, event time, content, position)."""
@@ -142,7 +142,7 @@ def test_forgetting_changes_no_verdict_on_an_event_that_is_not_too_late(
         kept.append(index.take_added())
         dropped += index.forget(before)
         if restart:  # a restart knows what the segment files still hold: whole blocks, expired entries too
-            kept = [block for block in kept if len(block) and block["time_ms"].max() >= before]
+            kept = [block for block in kept if len(block) and times_of(block).max() >= before]
             index = DedupeIndex(window)
             for block in kept:
                 index.restore(block)
@@ -155,6 +155,48 @@ def test_an_expiry_below_a_quarter_waits() -> None:
     index.take_added()
     assert index.forget(100) == 0
     assert len(index) == 1_000
+
+
+@pytest.mark.parametrize("batch", [1, 7, 500])
+def test_the_first_of_a_key_stays_the_first_when_others_are_forgotten(batch: int) -> None:
+    """Each key has two entries within a window of the events that ask: the first has their content."""
+    index = DedupeIndex(24)
+    firsts = [(key, 100, 1, key) for key in range(120)]
+    old = [(key, 0, 1, key) for key in range(1_000, 1_120)]
+    seconds = [(key, 140, 2, 1_000 + key) for key in range(120)]
+    events = [*(one for pair in zip(firsts, old, strict=True) for one in pair), *seconds]
+    for start in range(0, len(events), batch):
+        index.classify(sightings(events[start : start + batch]))
+    asking = sightings([(key, 120, 1, 2_000 + key) for key in range(120)])
+    again = DedupeIndex(24)
+    again.restore(index.take_added())
+    for one in (index, again):
+        assert one.classify(asking).tolist() == [DUPLICATE] * 120
+        assert one.forget(100) == 120
+        assert one.classify(asking).tolist() == [DUPLICATE] * 120
+        assert len(one) == 240
+
+
+def numbered(start: int, stop: int) -> Sightings:
+    """Hashed keys, a millisecond apart."""
+    chance = np.random.Generator(np.random.PCG64(start))
+    low, high, content = chance.integers(0, 2**64, (3, stop - start), np.uint64)
+    numbers = np.arange(start, stop)
+    return Sightings(low, high, numbers, content, numbers.astype(np.uint64), 0)
+
+
+@pytest.mark.parametrize("batch", [700, 1_999, 30_011])
+def test_an_entry_takes_48_bytes_at_most_at_every_count(batch: int) -> None:
+    index = DedupeIndex(10)
+    for start in range(0, 250_000, batch):
+        index.classify(numbered(start, start + batch))
+        assert index.memory_bytes <= 48 * len(index) + (60_000 if len(index) < 5_000 else 0)
+    restored = DedupeIndex(10)
+    restored.restore(index.take_added())
+    assert restored.memory_bytes <= 48 * len(restored)
+    assert restored.forget(200_000) == 200_000
+    assert restored.memory_bytes <= 48 * len(restored)
+    assert restored.classify(numbered(240_000, 245_000)).tolist() == [ORIGINAL] * 5_000
 
 
 def test_positions_are_unique_to_offset_and_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 from sinks import publish
 from sinks.clickhouse import ClickHouseUnavailableError, connect, parse_address
 from sinks.migrate import migrate, migrations
-from sinks.publish import BlockStage, Publisher, PublisherState
+from sinks.publish import BlockStage, Publisher, PublisherState, StagedBlock
 from sinks.rows import delivery_rows
 
 TABLE = "cap_alert_deliveries"
@@ -39,26 +40,51 @@ def new(client: Client, directory: Path) -> Publisher:
     return publisher
 
 
-def test_a_block_is_published_one_snapshot_after_it_was_staged(client: Client, tmp_path: Path) -> None:
+def test_a_block_stands_when_the_second_snapshot_after_it_is_taken(client: Client, tmp_path: Path) -> None:
     publisher = new(client, tmp_path)
     publisher.collect(TABLE, rows("a", "b"))
-    publisher.turn_epoch()
+    staged = publisher.turn_epoch()
     assert count(client) == 0
     publisher.collect(TABLE, rows("c"))
-    publisher.turn_epoch()
-    assert count(client) == 2
-    publisher.turn_epoch()
+    on_the_way = publisher.turn_epoch()
+    assert on_the_way[:1] == staged  # it may not stand yet, so a resume must know of it
+    assert len(on_the_way) == 2
+    assert publisher.turn_epoch() == on_the_way[1:]
+    assert count(client) >= 2
+    assert publisher.turn_epoch() == ()
     assert count(client) == 3
     for _ in range(3):
         publisher.turn_epoch()
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_job_goes_on_while_a_block_is_inserted(client: Client, tmp_path: Path) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow(BlockStage):
+        def read(self, block: StagedBlock) -> bytes:
+            began.set()
+            assert go_on.wait(30)
+            return super().read(block)
+
+    publisher = Publisher(client, Slow(tmp_path, "sink-00"))
+    publisher.resume(())
+    publisher.collect(TABLE, rows("a"))
+    publisher.turn_epoch()
+    publisher.turn_epoch()
+    assert began.wait(30)
+    publisher.collect(TABLE, rows("b"))  # the next epoch, while "a" is on its way
+    go_on.set()
+    publisher.turn_epoch()
+    assert count(client) == 1
+
+
 def test_a_crash_at_any_point_publishes_each_block_once(client: Client, tmp_path: Path) -> None:
     publisher = new(client, tmp_path)
     publisher.collect(TABLE, rows("a"))
     state = PublisherState(publisher.turn_epoch(), {}).to_json()
-    publisher.turn_epoch()  # publishes "a"; then the process dies, before this snapshot is durable
+    for _ in range(2):  # publishes "a"; then the process dies, before these snapshots are durable
+        publisher.turn_epoch()
     assert count(client) == 1
     pending = PublisherState.from_json(state).pending
     for _ in range(3):  # and dies again and again right after its resume
@@ -91,7 +117,8 @@ def test_an_insert_is_tried_again_until_the_table_is_back(client: Client, tmp_pa
     publisher.collect(TABLE, rows("a"))
     publisher.turn_epoch()
     client.command(f"RENAME TABLE {TABLE} TO away")
-    publisher.turn_epoch()
+    for _ in range(2):
+        publisher.turn_epoch()
     assert len(pauses) == 2
     assert count(client) == 1
 
@@ -105,6 +132,7 @@ def test_retries_end_with_a_sentence_and_the_block_stays_staged(
     publisher.collect(TABLE, rows("a"))
     pending = publisher.turn_epoch()
     client.command(f"RENAME TABLE {TABLE} TO away")
+    publisher.turn_epoch()
     with pytest.raises(ClickHouseUnavailableError, match="they stay staged"):
         publisher.turn_epoch()
     client.command(f"RENAME TABLE away TO {TABLE}")
@@ -119,5 +147,6 @@ def test_a_large_epoch_is_several_blocks(
     publisher = new(client, tmp_path)
     publisher.collect(TABLE, rows(*(f"a{n}" for n in range(25))))
     assert [block.rows for block in publisher.turn_epoch()] == [10, 10, 5]
-    publisher.turn_epoch()
+    for _ in range(2):
+        publisher.turn_epoch()
     assert count(client) == 25

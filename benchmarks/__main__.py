@@ -1,0 +1,53 @@
+"""Run benchmarks, and write their table, JSON and plots.
+
+    python -m benchmarks                       every one in full (make bench)
+    python -m benchmarks throughput rating     some
+    python -m benchmarks --smoke               small ones, to see that they work (make check)
+
+Each benchmark is a module with `run(size) -> Section`, and runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.environment import environment
+from benchmarks.isolation import run_alone
+from benchmarks.plots import draw
+from benchmarks.report import Size, as_json, as_markdown
+
+BENCHMARKS: tuple[str, ...] = ("throughput", "workers", "latency", "state", "rating", "queries")
+RESULTS = Path("bench-results")
+
+
+def main() -> int:
+    """The table on standard output; 1 if a benchmark fails. A target that is missed is no failure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--smoke", action="store_true", help="small sizes: does it work?")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="a directory (bench-results)")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}: there are {', '.join(BENCHMARKS)}")
+    size = Size.SMOKE if options.smoke else Size.FULL
+    sections = []
+    for name in options.names or BENCHMARKS:
+        started = time.monotonic()
+        sys.stderr.write(f"{name} …\n")
+        sections.append(run_alone(name, size))
+        sys.stderr.write(f"{name}: {time.monotonic() - started:.0f} s\n")
+    found = environment()
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.json").write_text(as_json(sections, found))
+    (options.out / "results.md").write_text(as_markdown(sections, found))
+    plots = draw((plot for section in sections for plot in section.plots), options.out)
+    sys.stdout.write(as_markdown(sections, found))
+    sys.stderr.write(f"{options.out}: results.json, results.md and {len(plots)} plots\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
