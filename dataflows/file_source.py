@@ -35,6 +35,9 @@ _WAIT = timedelta(milliseconds=20)
 FileState = tuple[int, int]
 """(bytes read, lines read) of the uncompressed file."""
 
+BYTES_UNKNOWN = -1
+"""Bytes read in a state that was rebuilt: ClickHouse knows lines only, and they are counted once more."""
+
 
 class InputError(Exception):
     """An input cannot be read as asked. The message is one sentence for the operator."""
@@ -66,6 +69,8 @@ def _require_readable(path: Path) -> None:
         raise InputError(f"{path} is a directory: name its files, for example {path}/*.jsonl")
     if not path.exists():
         raise InputError(f"the file {path} does not exist")
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file: send what it brings to standard input, with --source -")
     try:
         with path.open("rb"):
             pass
@@ -91,6 +96,34 @@ def _seek(file: BinaryIO, source: str, position: int) -> None:
             "it was cut or replaced; give new data a new name"
         )
     file.seek(position)
+
+
+def _skip(file: BinaryIO, source: str, lines: int) -> int:
+    """Go past so many lines; returns how many bytes they are, a last line without a newline one more."""
+    left, position, open_line = lines, 0, False
+    while left:
+        try:
+            chunk = file.read(READ_BYTES)
+        except (OSError, EOFError, zlib.error) as exc:
+            raise InputError(f"{source} is damaged or cannot be read: {exc}") from exc
+        if not chunk and left == 1 and open_line:
+            return position + 1
+        if not chunk:
+            raise InputError(
+                f"the file {source} is shorter than what was already read of it ({lines} lines): "
+                "it was cut or replaced; give new data a new name"
+            )
+        open_line = not chunk.endswith(b"\n")
+        ended = min(left, chunk.count(b"\n"))
+        left -= ended
+        end = len(chunk)
+        if not left:
+            end = 0
+            for _ in range(ended):
+                end = chunk.index(b"\n", end) + 1
+        position += end
+    file.seek(position)
+    return position
 
 
 class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
@@ -250,6 +283,8 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
         partition = self.partitions[for_part]
         file = _open(partition.source)
         position = resume_state or (0, 0)
-        if position[0]:
+        if position[0] == BYTES_UNKNOWN:
+            position = (_skip(file, partition.source, position[1]), position[1])
+        elif position[0]:
             _seek(file, partition.source, position[0])
         return FilePartition(partition, file, position, self.now_ms, follow=self.follow)

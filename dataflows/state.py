@@ -3,8 +3,8 @@
 Layout: `lock` · `job.json` · `topics.json` (the Kafka topics, by their identity) · `recovery/` (Bytewax) ·
 `dedupe/shard-NN/` · `spend/shard-NN/` (segment files) · `staged/` (blocks on their way to ClickHouse) ·
 `outbox.sqlite3` · `requeue/` (lines out of quarantine) · `crash-N.log` (what the engine of worker N wrote on
-standard error) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there before;
-nothing deletes it but the operator).
+standard error) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there
+before). Nothing deletes the last of these: they are the operator's.
 
 `job.json` is written once and then only grows: the hash seed and the counts of shards decide where
 every key lives, and each input keeps its ordinal for ever, because dedupe entries hold it. It holds
@@ -125,17 +125,8 @@ def open_state(
         CorruptStateError: `job.json` is missing beside other state, is altered, or cannot be read.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    marker = directory / MARKER_OF_REBUILD
-    if marker.exists() and marker.read_text() != REBUILD_TOKEN:
-        raise CorruptStateError(f"the state in {directory} was being rebuilt when that job ended")
+    inspect_state(directory)
     path = directory / "job.json"
-    recovery = directory / "recovery"
-    stored = has_store(recovery)
-    if stored and not path.exists():
-        # A new seed would make every key look new, to a job that resumes behind them.
-        raise CorruptStateError(f"the state file {path} is missing")
-    if path.exists() and not stored and any(directory.glob("*/shard-*/*.segment")):
-        raise CorruptStateError(f"the recovery store {recovery} is missing beside its segments")
     known = _read(path, generation)
     partitions = {partition.name: partition for partition in known.partitions.values()}
     for source, number in inputs:
@@ -150,9 +141,30 @@ def open_state(
     )
     if state != known or not path.exists():
         _write(path, state)
-    if not stored:
-        make_store(recovery)
+    if not has_store(state.recovery):
+        make_store(state.recovery)
     return state
+
+
+def inspect_state(directory: Path) -> None:
+    """Look at what there is of a state, and change nothing.
+
+    Raises:
+        CorruptStateError: it was being rebuilt; `job.json` is missing beside a recovery store, or damaged; the
+            recovery store is missing beside segments.
+    """
+    marker = directory / MARKER_OF_REBUILD
+    if marker.exists() and marker.read_text() != REBUILD_TOKEN:
+        raise CorruptStateError(f"the state in {directory} was being rebuilt when that job ended")
+    path = directory / "job.json"
+    recovery = directory / "recovery"
+    if path.exists():
+        _read(path, 0)
+    elif has_store(recovery):
+        # A new seed would make every key look new, to a job that resumes behind them.
+        raise CorruptStateError(f"the state file {path} is missing")
+    if not has_store(recovery) and any(directory.glob("*/shard-*/*.segment")):
+        raise CorruptStateError(f"the recovery store {recovery} is missing beside its segments")
 
 
 def recognise_topic(directory: Path, topic: str, identity: str) -> None:
@@ -203,7 +215,7 @@ def _read(path: Path, generation: int) -> JobState:
     except OSError as exc:
         raise CorruptStateError(f"the state file {path} cannot be read: {exc.strerror}") from None
     except (ValueError, KeyError, TypeError) as exc:
-        raise CorruptStateError(f"the state file {path} is damaged: {exc or type(exc).__name__}") from None
+        raise CorruptStateError(f"the state file {path} is damaged: {exc}") from None
 
 
 def _write(path: Path, state: JobState) -> None:

@@ -229,9 +229,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         client = self._connect()
         publisher = Publisher(client, BlockStage(self._staged, for_part), observer=self._observer)
         post = self._open_post() if for_part == "sink-00" else None
-        partition = MeteringPartition(
-            publisher, client, post, self._finish, self._generation, self._now_ms
-        )
+        partition = MeteringPartition(publisher, client, post, self._finish, self._generation, self._now_ms)
         state = (
             PublisherState.from_json(resume_state)
             if resume_state

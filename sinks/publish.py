@@ -210,8 +210,8 @@ def insert_block(
             refusals += getattr(exc, "code", None) in REFUSALS
             if refusals >= REFUSALS_MAX:
                 raise RefusedInsertError(
-                    f"ClickHouse refuses {block.rows} rows for {block.table} (staged/{block.file}); they stay "
-                    f"staged, and the next run publishes them once this is mended: {first_line(exc)}"
+                    f"ClickHouse refuses {block.rows} rows for {block.table} (staged/{block.file}); they "
+                    f"stay staged, and the next run publishes them once this is mended: {first_line(exc)}"
                 ) from exc
             if time.monotonic() - started > RETRY_SECONDS_MAX:
                 raise ClickHouseUnavailableError(

@@ -68,7 +68,7 @@ def time_column(name: str, millis: str) -> pl.Expr:
 
 
 def window_rows(versions: Iterable[WindowVersion], generation: int, now_ms: int) -> pl.DataFrame:
-    """Rows of `spend_sums`; of two versions the one of the greater generation prevails, then of more events."""
+    """Rows of `spend_sums`; the version of a greater generation prevails, then the one of more events."""
     schema = {
         "tenant_id": pl.String(),
         "feature_id": pl.String(),
