@@ -220,8 +220,8 @@ WHERE d.received_at <= q.received_at
 HAVING count() > 0
 """  # noqa: S608  # constants
 
-# Without the state that a requeue was put through, its lines are read again where they first stood, and priced
-# there: the row, which replaces the requeue's, has that position. Their own inputs account for them.
+# Without the state that a requeue was put through, its lines are read again where they first stood, and are
+# priced there: the row, which replaces the requeue's, has that position. Their own inputs account for them.
 _RETURNED = """
 SELECT uniqExact(source, source_partition, source_offset, source_line) FROM
 (

@@ -150,8 +150,8 @@ def inspect_state(directory: Path) -> None:
     """Look at what there is of a state, and change nothing.
 
     Raises:
-        CorruptStateError: it was being rebuilt; `job.json` is missing beside a recovery store, or damaged; the
-            recovery store is missing beside segments.
+        CorruptStateError: it was being rebuilt; `job.json` is damaged, or missing beside a recovery store;
+            the recovery store is missing beside segments.
     """
     marker = directory / MARKER_OF_REBUILD
     if marker.exists() and marker.read_text() != REBUILD_TOKEN:
