@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
-from tests.integration.running import QUICK, SEED_RULES, Place, assert_agrees, audit_of, until, what_stands
-from tests.integration.test_files import write_traffic
+from tests.integration.running import QUICK, ROOT, SEED_RULES, Place, assert_agrees, audit_of, what_stands
+from tests.integration.test_files import DAY, write_traffic
 from tests.integration.test_kafka import produce
 from tests.integration.topics import make_topic, read_back
 
@@ -214,16 +217,26 @@ def test_what_stops_a_rebuild_is_found_before_anything_is_touched(files: Files) 
     assert not (state / "REBUILDING").exists()
 
 
+DIES_BEFORE_AN_INSERT = """
+import os, sys
+from dataflows.cli import main
+def watch(event, arguments):
+    if event == "meterline.step" and arguments[0] == "insert priced_events: before":
+        os._exit(9)
+sys.addaudithook(watch)
+main()
+"""
+
+
 @pytest.mark.parametrize("how", ["altered", "missing"])
 def test_a_damaged_staged_block_stops_the_start_and_is_named(files: Files, how: str) -> None:
-    child = files.place.start(f"file://{files.first}", "--follow")
     with files.first.open("ab") as file:
-        file.writelines(files.second.read_bytes().splitlines(keepends=True)[:1_000])
-    staged = files.place.root / "state" / "staged"
-    until(lambda: any(staged.glob("*.arrow")), "a block is staged")
-    child.kill()
-    child.communicate()
-    for path in staged.glob("*.arrow"):
+        file.writelines(generate(TrafficShape(events=1_000, seed=14, day=DAY)))
+    flags = ["--config", f"{files.place.root}/meterline.yaml", "--source", f"file://{files.first}"]
+    flags += ["--clickhouse", files.place.clickhouse, "--state-dir", f"{files.place.root}/state"]
+    command = [sys.executable, "-c", DIES_BEFORE_AN_INSERT, "run", *flags]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 9
+    for path in (files.place.root / "state" / "staged").glob("*.arrow"):
         if how == "missing":
             path.unlink()
         else:
