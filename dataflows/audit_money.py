@@ -72,7 +72,7 @@ SELECT tenant_id, feature_id, window_start, told, counted FROM
     SELECT w.tenant_id AS tenant_id, w.feature_id AS feature_id, w.window_start AS window_start,
         any(w.spend) AS told, sum(u.price) AS counted,
         any(w.events) AS told_events, countIf(u.found) AS events
-    FROM (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String}) AS w
+    FROM (SELECT * FROM spend_sums FINAL WHERE window_kind = {kind:String}) AS w
     LEFT JOIN
     (
         SELECT tenant_id, scope, window_start, price, true AS found FROM
@@ -84,7 +84,7 @@ SELECT tenant_id, feature_id, window_start, told, counted FROM
                 SELECT tenant_id, arrayJoin(['', feature_id]) AS scope, timestamp, price
                 FROM usage WHERE NOT late
             ) AS r
-            ASOF JOIN (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String}) AS s
+            ASOF JOIN (SELECT * FROM spend_sums FINAL WHERE window_kind = {kind:String}) AS s
             ON r.tenant_id = s.tenant_id AND r.scope = s.feature_id AND r.timestamp >= s.window_start
         )
         WHERE inside
@@ -100,7 +100,7 @@ _OUTSIDE = """
 SELECT r.tenant_id, r.idempotency_key
 FROM (SELECT tenant_id, idempotency_key, timestamp FROM usage WHERE NOT late) AS r
 ASOF LEFT JOIN
-    (SELECT * FROM spend_windows FINAL WHERE window_kind = {kind:String} AND feature_id = '') AS s
+    (SELECT * FROM spend_sums FINAL WHERE window_kind = {kind:String} AND feature_id = '') AS s
 ON r.tenant_id = s.tenant_id AND r.timestamp >= s.window_start
 WHERE s.tenant_id = '' OR r.timestamp >= s.window_end
 ORDER BY r.tenant_id, r.idempotency_key LIMIT 1
@@ -120,7 +120,7 @@ def check_windows(client: Client, kind: str) -> Check:
         detail = f"the event {rows[0][1]} of tenant {rows[0][0]} is in no {kind}'s window"
         return Check(f"spend by {kind}", ok=False, detail=detail)
     windows = client.query(
-        "SELECT count() FROM spend_windows FINAL WHERE window_kind = {kind:String}", parameters={"kind": kind}
+        "SELECT count() FROM spend_sums FINAL WHERE window_kind = {kind:String}", parameters={"kind": kind}
     ).result_rows[0][0]
     return Check(f"spend by {kind}", ok=True, detail=f"the rows of {windows:,} windows sum to their spend")
 
@@ -128,7 +128,7 @@ def check_windows(client: Client, kind: str) -> Check:
 def check_alerts(client: Client, threshold: Decimal) -> Check:
     """Each window that reached the threshold of its cap has an alert that says so."""
     rows = client.query(
-        "SELECT s.tenant_id, s.feature_id, s.window_start FROM spend_windows AS s FINAL"
+        "SELECT s.tenant_id, s.feature_id, s.window_start FROM spend_sums AS s FINAL"
         " WHERE s.cap IS NOT NULL"
         " AND toDecimal256(s.spend, 24) >="
         " toDecimal256(assumeNotNull(s.cap), 12) * toDecimal256({threshold:String}, 12)"
@@ -164,7 +164,7 @@ FROM
 ) AS a
 LEFT JOIN
 (
-    SELECT tenant_id, feature_id, window_kind, window_start, spend, 1 AS known FROM spend_windows FINAL
+    SELECT tenant_id, feature_id, window_kind, window_start, spend, 1 AS known FROM spend_sums FINAL
 ) AS s
 ON a.tenant_id = s.tenant_id AND a.feature_id = s.feature_id AND a.window_kind = s.window_kind
     AND a.window_start = s.window_start

@@ -20,7 +20,8 @@ from dataflows.connections import (
 )
 from dataflows.file_source import InputError, find_files
 from dataflows.kafka_source import find_partitions, parse_topic
-from dataflows.state import StateLock
+from dataflows.recovery_store import check_store, has_store
+from dataflows.state import StateLock, inspect_state
 from pricing.rate_card import compile_card
 from pricing.settings import InvalidSettings, Settings
 from sinks.clickhouse import connect, parse_address
@@ -78,7 +79,8 @@ def _source(source: str) -> str:
         return f"topic {topic.topic} at {topic.bootstrap} has {len(find_partitions(topic))} partitions"
     if source == "-":
         return "standard input"
-    return f"{len(find_files(file_pattern(source)))} files"
+    count = len(find_files(file_pattern(source)))
+    return f"{count} file{'' if count == 1 else 's'}"
 
 
 def _clickhouse(environment: Mapping[str, str]) -> str:
@@ -108,6 +110,17 @@ def _state(environment: Mapping[str, str]) -> str:
         if not os.access(parent, os.W_OK):
             raise InputError(f"{directory} does not exist, and {parent} cannot be written to")
         return f"{directory} will be made"
-    StateLock.acquire(directory).release()
-    with tempfile.TemporaryFile(dir=directory):
-        return f"{directory} is free and writable"
+    try:
+        lock = StateLock.acquire(directory)
+    except OSError as exc:
+        raise InputError(f"the state directory {directory} cannot be used: {exc.strerror}") from None
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+        inspect_state(directory)
+        recovery = directory / "recovery"
+        if has_store(recovery):
+            check_store(recovery)
+    finally:
+        lock.release()
+    return f"{directory} is free and writable"

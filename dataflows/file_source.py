@@ -43,6 +43,9 @@ FileState = tuple[int, int, int]
 
 _log = logging.getLogger(__name__)
 
+BYTES_UNKNOWN = -1
+"""Bytes read in a state that was rebuilt: ClickHouse knows lines only, and they are counted once more."""
+
 
 class InputError(Exception):
     """An input cannot be read as asked. The message is one sentence for the operator."""
@@ -74,6 +77,8 @@ def _require_readable(path: Path) -> None:
         raise InputError(f"{path} is a directory: name its files, for example {path}/*.jsonl")
     if not path.exists():
         raise InputError(f"the file {path} does not exist")
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file: send what it brings to standard input, with --source -")
     try:
         with path.open("rb"):
             pass
@@ -117,6 +122,34 @@ def _is_object(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _skip(file: BinaryIO, source: str, lines: int) -> Edges:
+    """Go past so many lines, the last of which may lack its newline; returns the edges of them."""
+    edges, left, position = Edges(), lines, 0
+    while left:
+        try:
+            chunk = file.read(READ_BYTES)
+        except (OSError, EOFError, zlib.error) as exc:
+            raise InputError(f"{source} is damaged or cannot be read: {exc}") from exc
+        if not chunk and left == 1 and edges.inside_line:
+            break
+        if not chunk:
+            raise InputError(
+                f"the file {source} is shorter than what was already read of it ({lines} lines): "
+                "it was cut or replaced; give new data a new name"
+            )
+        ended = min(left, chunk.count(b"\n"))
+        left -= ended
+        if not left:
+            end = 0
+            for _ in range(ended):
+                end = chunk.index(b"\n", end) + 1
+            chunk = chunk[:end]
+        edges.add(chunk)
+        position += len(chunk)
+    file.seek(position)
+    return edges
 
 
 class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
@@ -306,7 +339,11 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
         file = _open(partition.source)
         position = resume_state or (0, 0, 0)
         try:
-            edges = _seek(file, partition.source, position)
+            if position[0] == BYTES_UNKNOWN:
+                edges = _skip(file, partition.source, position[1])
+                position = (file.tell(), position[1], edges.crc32())
+            else:
+                edges = _seek(file, partition.source, position)
         except InputError:
             file.close()
             raise

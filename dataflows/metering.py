@@ -188,6 +188,7 @@ def _sink(job: Job) -> MeteringSink:
         partial(connect, address),
         job.routes.open,
         {"priced_events": priced_rows, "duplicates": duplicate_rows},
+        job.state.generation,
         wall_clock_ms,
         PROCESS,
     )

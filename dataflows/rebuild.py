@@ -1,14 +1,16 @@
 """State made anew from ClickHouse, for a state directory that was lost or damaged (`run --rebuild-state`).
 
-What the job remembers is rebuilt as of a position of each input below which ClickHouse holds everything:
-
-- Kafka: the published position of the partition, if the rows below it account for every line that was read;
-  else the oldest message that the topic still has, from which everything is read again.
-- Files: their beginning; they are read again as a whole.
+What the job remembers is rebuilt as of a position of each input below which ClickHouse holds everything: the
+published one, if the rows below it account for every line that was read. Otherwise the input is read again,
+from the oldest message that the topic still has, or from the beginning of the file, and priced by the rate
+card of now. A file that is away goes on where it was, should it come back.
 
 Keys come from the rows of the dedupe window, with the position at which each was first seen: read again
 there, an event is itself and no copy. Sums come from the rows below the positions, thresholds from the alerts
 raised; alerts that nobody was sent are handed over again. Watermarks are the latest event time of each input.
+
+Sums are published as a new generation (`sinks.spend_sums`): those that stood in ClickHouse may have been
+wrong, and the last ones of the old state may never have come there.
 
 Nothing is deleted: `set_aside` moves the old state to `before-rebuild-<time>/`. Until the new one is whole,
 a marker says so, and after a crash the job does not start but with another rebuild.
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -29,16 +31,14 @@ from clickhouse_connect.driver.client import Client
 
 from dataflows.alerts import wall_clock_ms
 from dataflows.batch import EVENT_SCHEMA, INTEGER_FIELDS, Decoded, Partition
-from dataflows.connections import find_inputs, plan_job
 from dataflows.dedupe import UInt64s, entries_of, times_of
-from dataflows.file_source import FileState
-from dataflows.kafka_source import topic_identity
+from dataflows.file_source import BYTES_UNKNOWN, FileState
 from dataflows.operators import ShardLog, Watermarks, versions_of, windows_to_bytes
-from dataflows.rebuild_positions import Resume, resumes_of, watermarks_of
+from dataflows.rebuild_positions import Resume, resumes_of, resumes_of_absent, settled_inputs, watermarks_of
 from dataflows.seeding import States, seed
 from dataflows.segments import fsync_directory
-from dataflows.start import Job, hold, prepare
-from dataflows.state import MARKER_OF_REBUILD, REBUILD_TOKEN, recognise_topic
+from dataflows.start import Job, begin, make_ready
+from dataflows.state import MARKER_OF_REBUILD, REBUILD_TOKEN, open_state
 from dataflows.steps import DAY_MS, HOUR_MS, partition_by_tenant, split_by_shard
 from pricing.cap import CapAlert
 from pricing.settings import thresholds, timezone_for
@@ -48,6 +48,7 @@ from sinks.clickhouse import connect
 from sinks.metering_sink import alert_to_json, partition_names
 from sinks.publish import PublisherState
 from sinks.rows import window_rows
+from sinks.spend_sums import sum_again
 
 SLICE_MS = HOUR_MS
 """Rows are fetched an hour of event time at a time, which bounds memory."""
@@ -56,6 +57,8 @@ UNKNOWN_ORDINAL = 0xFFFF
 MONTH_MS_MAX = 33 * DAY_MS
 """Longer than a month in any time zone."""
 _STATE = ("job.json", "recovery", "dedupe", "spend", "staged")
+"""What is set aside. Not `requeue/`: the next requeue finishes one that was begun, and nothing else has its
+lines as they were repaired. Nor the outbox, whose alerts have yet to leave."""
 
 
 def set_aside(directory: Path, stamp: str) -> Path | None:
@@ -89,15 +92,18 @@ class Rebuilt:
     """Thresholds that have been reached and of which there is no alert: the next event raises each."""
 
 
-def rebuild(job: Job, client: Client, now_ms: int, on_progress: Callable[[str], None]) -> Rebuilt:
-    """Build the state of a job that has none; its directory has been set aside.
+def rebuild(job: Job, client: Client, now_ms: int, on_progress: Callable[[str], None]) -> tuple[Job, Rebuilt]:
+    """Build the state of a job that has none; its directory has been set aside. Returns the job with it.
 
-    Sums are published too: the last of the old state's may never have been. `now_ms` is the wall clock.
+    `now_ms` is the wall clock.
 
     Raises:
         ClickHouseError: a query failed; the marker stays.
     """
+    absent = tuple(settled_inputs(job, client))
+    job = replace(job, state=open_state(job.plan.state_dir, absent, job.state.sink_partitions))
     resumes = tuple(resumes_of(job, client))
+    positions = (*resumes, *resumes_of_absent(job, client, absent))
     settings, state = job.plan.settings, job.state
     marks = watermarks_of(client, resumes, settings) or Watermarks(frozenset())
     logs = [ShardLog(state.directory / "dedupe", None) for _ in range(state.shards)]
@@ -108,19 +114,20 @@ def rebuild(job: Job, client: Client, now_ms: int, on_progress: Callable[[str], 
         logs[shard].segments.append(entries.tobytes(), int(clock.min()), int(clock.max()))
         keys += len(entries)
     on_progress("summing spend")
-    books = _books(job, client, resumes, marks)
-    _publish_windows(client, books, now_ms)
+    sum_again(client, state.generation)
+    books = _books(job, client, positions, marks)
+    _publish_windows(client, books, state.generation, now_ms)
     alerts = _unsent_alerts(client)
     states = States(
-        inputs={one.partition.name: _position(job, one) for one in resumes},
+        inputs={one.partition.name: _position(one) for one in positions},
         dedupe=dict(_states(logs, marks)),
         spend=dict(_states([_spend_log(job, shard, book) for shard, book in enumerate(books)], marks)),
-        sinks=_sink_states(job, resumes, alerts),
+        sinks=_sink_states(job, positions, alerts),
     )
     seed(state.recovery, states)
     (state.directory / MARKER_OF_REBUILD).unlink()
     fsync_directory(state.directory)
-    return Rebuilt(
+    return job, Rebuilt(
         resumes,
         keys,
         windows=sum(len(book.windows) for book in books),
@@ -135,25 +142,26 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
     Raises:
         OPERATOR_ERRORS: as `start.prepare`, before anything is touched where that is possible.
     """
-    plan = plan_job(environment)
-    find_inputs(plan)
-    connect(plan.clickhouse).close()
-    hold(plan, environment)
-    if plan.kafka is not None:
-        recognise_topic(plan.state_dir, plan.kafka.topic, topic_identity(plan.kafka))
+    ready = make_ready(environment)
+    plan = ready.plan
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
     aside = set_aside(plan.state_dir, stamp)
     if aside is not None:
         say(f"the state before stands in {aside}")
-    job = prepare(environment)
+    job = begin(ready, ready.generation + 1)
     client = connect(plan.clickhouse)
     try:
-        found = rebuild(job, client, wall_clock_ms(), say)
+        job, found = rebuild(job, client, wall_clock_ms(), say)
     finally:
         client.close()
     for one in found.resumes:
         where = f"is read again from {one.next_offset}" if one.again else f"goes on at {one.next_offset}"
         say(f"{one.partition.name} {where}")
+        if one.repriced:
+            say(
+                f"{one.partition.name} has {one.repriced} rows of another rate card: they are priced anew, "
+                "by the one of now"
+            )
         if one.expired:
             say(f"{one.partition.name} had {one.expired} offsets below it that expired unread: they are LOST")
         if one.missing and one.next_offset:
@@ -161,17 +169,18 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
                 f"{one.partition.name} lacks rows for {one.missing} lines: those that stood below "
                 f"{one.next_offset} are LOST, unless they are among the staged blocks of the state before"
             )
-    say(f"rebuilt: {found.keys:,} keys, {found.windows:,} windows, {found.alerts} alerts to hand over")
-    if any(one.again for one in found.resumes):
-        say("sums of what is read again come with the reading")
+    coming = " (those of what is read again come with the reading)"
+    windows = f"{found.windows:,} windows{coming if any(one.again for one in found.resumes) else ''}"
+    say(f"rebuilt: {found.keys:,} keys, {windows}, {found.alerts} alerts to hand over")
     if found.unraised:
         say(f"{found.unraised} thresholds are reached without an alert: each is raised by its next event")
     return job
 
 
-def _position(job: Job, one: Resume) -> FileState:
-    # A file is read again from its first byte; of Kafka only the offset counts.
-    return (one.next_offset, 0, 0) if job.plan.kafka is not None else (0, 0, 0)
+def _position(one: Resume) -> FileState:
+    if not one.of_file:
+        return (one.next_offset, 0, 0)
+    return (BYTES_UNKNOWN, max(0, one.next_offset - 1), 0)
 
 
 def _entries(
@@ -273,11 +282,12 @@ def _books(job: Job, client: Client, resumes: tuple[Resume, ...], marks: Waterma
     return books
 
 
-def _publish_windows(client: Client, books: list[SpendBook], now_ms: int) -> None:
+def _publish_windows(client: Client, books: list[SpendBook], generation: int, now_ms: int) -> None:
+    """Windows that have never been published; where one is there, the sum of all its rows prevails."""
     versions = versions_of([pair for book in books for pair in book.windows.items()])
-    rows = window_rows(versions.versions, now_ms)
+    rows = window_rows(versions.versions, generation, now_ms)
     if len(rows):
-        client.insert_arrow("spend_windows", rows.to_arrow())
+        client.insert_arrow("spend_sums", rows.to_arrow())
 
 
 def _requeues_begun(job: Job) -> list[Path]:

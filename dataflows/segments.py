@@ -87,7 +87,7 @@ class SegmentLog:
 
     @classmethod
     def open(cls, directory: Path, manifest: Manifest, span_ms: int) -> SegmentLog:
-        """Open a log at a manifest; files of the directory that it does not name are removed.
+        """Open a log at a manifest; segments in the directory that it does not name are removed.
 
         Raises:
             CorruptStateError: a named file is missing or shorter than the manifest says.
@@ -103,8 +103,8 @@ class SegmentLog:
                     f"the state file {path} has {path.stat().st_size} bytes; "
                     f"{segment.size_bytes} were written"
                 )
-        for path in directory.iterdir():
-            if path.name not in named:
+        for path in directory.glob("*.segment"):
+            if path.name not in named and path.is_file():  # what is not ours stays where it is
                 path.unlink()
         fsync_directory(directory)
         return cls(directory, manifest, span_ms)

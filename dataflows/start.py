@@ -22,9 +22,11 @@ from dataflows.connections import (
 )
 from dataflows.file_source import InputError
 from dataflows.kafka_source import topic_identity
+from dataflows.recovery_store import check_store
 from dataflows.segments import CorruptStateError
 from dataflows.state import (
     LOCK_HELD_ENV,
+    OUTBOX,
     JobState,
     StateHeldError,
     StateLock,
@@ -36,6 +38,10 @@ from pricing.settings import InvalidSettings
 from sinks.clickhouse import ClickHouseUnavailableError, connect
 from sinks.migrate import migrate
 from sinks.outbox import OutboxError
+from sinks.outbox_file import open_outbox_file
+from sinks.publish import DamagedBlockError, RefusedInsertError
+from sinks.spend_sums import newest_generation
+from sinks.webhook import WebhookEndpoint
 
 SERVER_SINK_PARTITIONS = 2
 """Sink partitions against a server. Each makes blocks of its own: the fewer they are, the less is merged."""
@@ -48,6 +54,8 @@ OPERATOR_ERRORS = (
     TopicNotRecognisedError,
     CorruptStateError,
     ClickHouseUnavailableError,
+    DamagedBlockError,
+    RefusedInsertError,
     OutboxError,
 )
 """Errors whose message is written for the operator; everything else is a defect of ours."""
@@ -67,28 +75,70 @@ _HELD: list[StateLock] = []
 """The lock of this process: it is held until the process ends."""
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A job of which all is in order but its state, which has not been touched yet."""
+
+    plan: JobPlan
+    webhooks: tuple[WebhookEndpoint, ...]
+    inputs: tuple[tuple[str, int], ...]
+    generation: int
+    """The greatest of the sums in ClickHouse."""
+
+
 def prepare(environment: Mapping[str, str]) -> Job:
     """Everything up to the first batch.
 
     Raises:
         OPERATOR_ERRORS: something is wrong with the plan, an input, the state or ClickHouse.
     """
+    ready = make_ready(environment)
+    # A new state sums as the one before it did: it cannot know better, and the greater sum prevails.
+    return begin(ready, ready.generation)
+
+
+def make_ready(environment: Mapping[str, str]) -> Ready:
+    """Hold the state directory, and look at everything that can be wrong outside of its state.
+
+    Raises:
+        OPERATOR_ERRORS: something is wrong with the plan, an input, the outbox or ClickHouse.
+    """
     plan = plan_job(environment)
     webhooks = tuple(read_webhooks(plan.settings.alerts.webhooks, environment))
     inputs = find_inputs(plan)
     hold(plan, environment)
+    outbox = plan.state_dir / OUTBOX
+    if outbox.exists():
+        open_outbox_file(outbox).close()
     if plan.kafka is not None:
         recognise_topic(plan.state_dir, plan.kafka.topic, topic_identity(plan.kafka))
     client = connect(plan.clickhouse)
     try:
         migrate(client)
+        generation = newest_generation(client)
     finally:
         client.close()
-    state = open_state(plan.state_dir, inputs, sink_partitions(plan))
+    return Ready(plan, webhooks, inputs, generation)
+
+
+def begin(ready: Ready, generation: int) -> Job:
+    """Open the state, or begin one whose sums are of this generation.
+
+    Raises:
+        CorruptStateError: the state is damaged.
+    """
+    plan = ready.plan
+    state = open_state(plan.state_dir, ready.inputs, sink_partitions(plan), generation)
+    if _HELD:  # of several workers the process that started them looks: no flow runs yet
+        check_store(state.recovery)
     routes = AlertRoutes(
-        state.outbox, plan.settings.alerts, webhooks, plan.kafka, plan.settings.limits.tenant.fallback_model
+        state.outbox,
+        plan.settings.alerts,
+        ready.webhooks,
+        plan.kafka,
+        plan.settings.limits.tenant.fallback_model,
     )
-    chosen = frozenset(f"{source}/{number}" for source, number in inputs)
+    chosen = frozenset(f"{source}/{number}" for source, number in ready.inputs)
     return Job(plan, state, chosen, routes)
 
 

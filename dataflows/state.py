@@ -1,37 +1,42 @@
 """The state directory: who holds it, which inputs it knows, and the numbers that must never change.
 
-Layout: `lock` · `job.json` · `recovery/` (Bytewax) · `dedupe/shard-NN/` · `spend/shard-NN/` (segment
-files) · `staged/` (blocks on their way to ClickHouse) · `outbox.sqlite3`.
+Layout: `lock` · `job.json` · `topics.json` (the Kafka topics, by their identity) · `recovery/` (Bytewax) ·
+`dedupe/shard-NN/` · `spend/shard-NN/` (segment files) · `staged/` (blocks on their way to ClickHouse) ·
+`outbox.sqlite3` · `requeue/` (lines out of quarantine) · `crash-N.log` (what the engine of worker N wrote on
+standard error) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there
+before). Nothing deletes the last of these: they are the operator's.
 
 `job.json` is written once and then only grows: the hash seed and the counts of shards decide where
-every key lives, and each input keeps its ordinal for ever, because dedupe entries hold it.
+every key lives, and each input keeps its ordinal for ever, because dedupe entries hold it. It holds
+a checksum of itself: with another seed every key would look new, and be priced again.
 Delivery: it is replaced by rename after an fsync; a crash leaves the old or the new file.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bytewax.recovery import init_db_dir
-
 from dataflows.batch import Partition
+from dataflows.recovery_store import has_store, make_store
 from dataflows.segments import CorruptStateError, fsync_directory
 
 SHARDS = 8
 """Virtual shards of dedupe and of spend: the most workers that can share the work of one job."""
 
-RECOVERY_PARTITIONS = 4
 PARTITIONS_MAX = 65_535
 """Inputs that one state directory can ever know: their ordinals are 16-bit."""
+
+OUTBOX = "outbox.sqlite3"
 
 LOCK_HELD_ENV = "METERLINE_STATE_LOCKED_BY"
 """Set by the process that holds the lock for the workers that it starts."""
@@ -53,6 +58,8 @@ class JobState:
     hash_seed: int
     shards: int
     sink_partitions: int
+    generation: int
+    """Of the sums of spend: those of a greater one prevail (see `sinks.rows.window_rows`)."""
     partitions: Mapping[str, Partition]
 
     @property
@@ -63,7 +70,7 @@ class JobState:
     @property
     def outbox(self) -> Path:
         """Alerts on their way out."""
-        return self.directory / "outbox.sqlite3"
+        return self.directory / OUTBOX
 
 
 class StateLock:
@@ -106,49 +113,58 @@ REBUILD_TOKEN = uuid.uuid4().hex
 """What the marker holds: it lets in the process that rebuilds, and no later one of the same number."""
 
 
-def open_state(directory: Path, inputs: Iterable[tuple[str, int]], sink_partitions: int) -> JobState:
+def open_state(
+    directory: Path, inputs: Iterable[tuple[str, int]], sink_partitions: int, generation: int = 0
+) -> JobState:
     """Open or begin a state directory, with these inputs (source, number) added to those it knows.
 
     Call it with the lock held. `sink_partitions` may grow from run to run, never shrink: a block
-    that is staged for one must find it again.
+    that is staged for one must find it again. `generation` is that of a state which begins here.
 
     Raises:
-        CorruptStateError: `job.json` cannot be read, or is missing beside a recovery store.
+        CorruptStateError: `job.json` is missing beside other state, is altered, or cannot be read.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    marker = directory / MARKER_OF_REBUILD
-    if marker.exists() and marker.read_text() != REBUILD_TOKEN:
-        raise CorruptStateError(f"the state in {directory} was being rebuilt when that job ended")
+    inspect_state(directory)
     path = directory / "job.json"
-    if not path.exists() and any((directory / "recovery").glob("part-*.sqlite3")):
-        # A new seed would make every key look new, to a job that resumes behind them.
-        raise CorruptStateError(
-            f"the state file {path} is missing: put it back, or remove the whole directory to begin anew"
-        )
-    stored = any((directory / "recovery").glob("part-*.sqlite3"))
-    if path.exists() and not stored and any(directory.glob("*/shard-*/*.segment")):
-        raise CorruptStateError(f"the recovery store {directory / 'recovery'} is missing beside its segments")
-    known = _read(path)
+    known = _read(path, generation)
     partitions = {partition.name: partition for partition in known.partitions.values()}
     for source, number in inputs:
         partition = Partition(len(partitions), source, number)
         partitions.setdefault(partition.name, partition)
     if len(partitions) > PARTITIONS_MAX:
         raise CorruptStateError(f"{directory} would know more than {PARTITIONS_MAX} inputs: begin a new one")
-    state = JobState(
-        directory,
-        known.hash_seed,
-        known.shards,
-        max(known.sink_partitions, sink_partitions),
-        MappingProxyType(partitions),
+    state = replace(
+        known,
+        sink_partitions=max(known.sink_partitions, sink_partitions),
+        partitions=MappingProxyType(partitions),
     )
     if state != known or not path.exists():
         _write(path, state)
-    recovery = state.recovery
-    if not any(recovery.glob("part-*.sqlite3")):
-        recovery.mkdir(exist_ok=True)
-        init_db_dir(recovery, RECOVERY_PARTITIONS)
+    if not has_store(state.recovery):
+        make_store(state.recovery)
     return state
+
+
+def inspect_state(directory: Path) -> None:
+    """Look at what there is of a state, and change nothing.
+
+    Raises:
+        CorruptStateError: it was being rebuilt; `job.json` is damaged, or missing beside a recovery store;
+            the recovery store is missing beside segments.
+    """
+    marker = directory / MARKER_OF_REBUILD
+    if marker.exists() and marker.read_text() != REBUILD_TOKEN:
+        raise CorruptStateError(f"the state in {directory} was being rebuilt when that job ended")
+    path = directory / "job.json"
+    recovery = directory / "recovery"
+    if path.exists():
+        _read(path, 0)
+    elif has_store(recovery):
+        # A new seed would make every key look new, to a job that resumes behind them.
+        raise CorruptStateError(f"the state file {path} is missing")
+    if not has_store(recovery) and any(directory.glob("*/shard-*/*.segment")):
+        raise CorruptStateError(f"the recovery store {recovery} is missing beside its segments")
 
 
 def recognise_topic(directory: Path, topic: str, identity: str) -> None:
@@ -164,10 +180,10 @@ def recognise_topic(directory: Path, topic: str, identity: str) -> None:
         return
     path = directory / "topics.json"
     try:
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
+        known: dict[str, str] = _read_json(path) if path.exists() else {}
+    except (ValueError, OSError):
         raise TopicNotRecognisedError(
-            f"the state file {path} is not JSON: remove it to accept the topic as it is"
+            f"the state file {path} is damaged: remove it to accept the topic as it is"
         ) from None
     if known.get(topic, identity) != identity:
         raise TopicNotRecognisedError(
@@ -178,11 +194,12 @@ def recognise_topic(directory: Path, topic: str, identity: str) -> None:
         _write_json(path, {**known, topic: identity})
 
 
-def _read(path: Path) -> JobState:
+def _read(path: Path, generation: int) -> JobState:
+    """What the file holds; the beginning of a state of this generation where there is none."""
     if not path.exists():
-        return JobState(path.parent, secrets.randbits(63), SHARDS, 0, MappingProxyType({}))
+        return JobState(path.parent, secrets.randbits(63), SHARDS, 0, generation, MappingProxyType({}))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _read_json(path)
         partitions = [
             Partition(ordinal, entry["source"], entry["number"])
             for ordinal, entry in enumerate(content["partitions"])
@@ -192,10 +209,13 @@ def _read(path: Path) -> JobState:
             int(content["hash_seed"]),
             int(content["shards"]),
             int(content["sink_partitions"]),
+            int(content["generation"]),
             MappingProxyType({partition.name: partition for partition in partitions}),
         )
+    except OSError as exc:
+        raise CorruptStateError(f"the state file {path} cannot be read: {exc.strerror}") from None
     except (ValueError, KeyError, TypeError) as exc:
-        raise CorruptStateError(f"the state file {path} cannot be read ({type(exc).__name__})") from None
+        raise CorruptStateError(f"the state file {path} is damaged: {exc}") from None
 
 
 def _write(path: Path, state: JobState) -> None:
@@ -203,6 +223,7 @@ def _write(path: Path, state: JobState) -> None:
         "hash_seed": state.hash_seed,
         "shards": state.shards,
         "sink_partitions": state.sink_partitions,
+        "generation": state.generation,
         "partitions": [
             {"source": partition.source, "number": partition.number}
             for partition in state.partitions.values()
@@ -214,8 +235,30 @@ def _write(path: Path, state: JobState) -> None:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     draft = path.with_suffix(".tmp")
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+        json.dump({"checksum": _checksum(content), **content}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
     fsync_directory(path.parent)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Inverse of `_write_json`.
+
+    Raises:
+        ValueError: the content is not what was written.
+        OSError: the file cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+    told = content.pop("checksum", None) if isinstance(content, dict) else None
+    if told is None or told != _checksum(content):
+        raise ValueError("its checksum is wrong")
+    found: dict[str, Any] = content
+    return found
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

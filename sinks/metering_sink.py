@@ -67,12 +67,14 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         client: Client,
         post: AlertPost | None,
         finish: Mapping[str, Finish],
+        generation: int,
         now_ms: Callable[[], int],
     ) -> None:
         self._publisher = publisher
         self._client = client
         self._post = post
         self._finish = finish
+        self._generation = generation
         self._now_ms = now_ms
         self._rows: dict[str, list[pl.DataFrame]] = {}
         self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
@@ -116,7 +118,8 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         for table, frames in rows.items():
             finished = self._finish.get(table, _as_it_is)(pl.concat(frames))
             self._publisher.collect(table, stamped(finished, _STAMPS[table], now_ms))
-        self._publisher.collect("spend_windows", window_rows(self._windows.values(), now_ms))
+        windows = window_rows(self._windows.values(), self._generation, now_ms)
+        self._publisher.collect("spend_sums", windows)
         self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
         delivered = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
         self._publisher.collect("cap_alert_deliveries", delivery_rows(delivered))
@@ -190,7 +193,8 @@ def partition_names(count: int) -> list[str]:
 class MeteringSink(FixedPartitionedSink[SinkItem, str]):
     """`partitions` sink partitions, each with a client. Nothing is opened before Bytewax builds one.
 
-    `finish` has, by table, what makes its rows where the items bring the job's own columns.
+    `finish` has, by table, what makes its rows where the items bring the job's own columns; `generation` is
+    that of the sums of spend.
     """
 
     def __init__(
@@ -200,6 +204,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         connect: Callable[[], Client],
         open_post: Callable[[], AlertPost],
         finish: Mapping[str, Finish],
+        generation: int,
         now_ms: Callable[[], int],
         observer: PublishObserver,
     ) -> None:
@@ -208,6 +213,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         self._connect = connect
         self._open_post = open_post
         self._finish = finish
+        self._generation = generation
         self._now_ms = now_ms
         self._observer = observer
 
@@ -224,7 +230,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         client = self._connect()
         publisher = Publisher(client, BlockStage(self._staged, for_part), observer=self._observer)
         post = self._open_post() if for_part == "sink-00" else None
-        partition = MeteringPartition(publisher, client, post, self._finish, self._now_ms)
+        partition = MeteringPartition(publisher, client, post, self._finish, self._generation, self._now_ms)
         state = (
             PublisherState.from_json(resume_state)
             if resume_state

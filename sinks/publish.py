@@ -12,9 +12,11 @@ is replayed and staged anew under other tokens, the old files are orphans. A cra
 during or after the insert: the same file is inserted with the same token on resume. Nothing is sent
 from `close`, which also runs when the epoch will be thrown away.
 
-Bounds: one epoch's blocks on their way beside those just staged; `BLOCK_ROWS_MAX` rows a block, so
-that an insert is one block of ClickHouse;
-`RETRY_SECONDS_MAX` of retries for an insert that fails for a passing reason, then the job stops with
+A block carries its size and a CRC-32, which are held against its file before each insert.
+
+Bounds: one epoch's blocks on their way beside those just staged; `BLOCK_ROWS_MAX` rows a block, so that
+an insert is one block of ClickHouse; `RETRY_SECONDS_MAX` of retries for an insert that fails for a
+passing reason, `REFUSALS_MAX` attempts for one that waiting does not mend. Then the job stops with
 everything staged.
 """
 
@@ -27,6 +29,7 @@ import sys
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +43,21 @@ from sinks.clickhouse import ClickHouseUnavailableError, first_line
 
 BLOCK_ROWS_MAX = 500_000
 RETRY_SECONDS_MAX = 300
+REFUSALS_MAX = 4
+"""A few attempts all the same: a request may be cut on its way, a table be away while it is exchanged."""
 _RETRY_PAUSE_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+REFUSALS = frozenset(
+    {
+        *(6, 26, 27, 33, 117),  # the bytes are no Arrow stream, or hold values that no column takes
+        *(10, 16, 20, 44, 47, 50, 53, 70, 349, 469),  # the table's columns are not those of the block
+        *(60, 81, 218),  # there is no such table or database, or it was dropped
+        *(62, 73, 115, 452),  # the statement, its format or a setting is not known or not allowed
+        *(192, 193, 194, 291, 497, 516),  # the login or its rights
+    }
+)
+"""Codes of ClickHouse for what waiting does not mend. Any other error passes, as far as we know: a network
+that is down, too many queries or parts, no memory, a full disk, a table that is read-only."""
 
 INSERT_SETTINGS: dict[str, Any] = {
     "async_insert": 0,
@@ -58,6 +75,17 @@ INSERT_SETTINGS: dict[str, Any] = {
 _log = logging.getLogger(__name__)
 
 
+class DamagedBlockError(Exception):
+    """The file of a staged block is missing or altered. The message names it."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; `meterline run --rebuild-state` makes the state anew from ClickHouse"
+
+
+class RefusedInsertError(Exception):
+    """ClickHouse refuses a block for a reason that does not pass by itself. The message names the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class StagedBlock:
     """One block on its way: a file of Arrow IPC under `staged/`, the table and the insert's token."""
@@ -66,6 +94,8 @@ class StagedBlock:
     file: str
     token: str
     rows: int
+    size_bytes: int
+    crc32: int
 
 
 class BlockStage:
@@ -94,9 +124,11 @@ class BlockStage:
         frame.write_ipc_stream(path, compat_level=pl.CompatLevel.oldest(), compression="lz4")
         sys.audit("meterline.step", "block: written")
         with path.open("rb") as file:
+            # As it was written: the disk has not been asked for these bytes yet, memory still holds them.
+            data = file.read()
             os.fsync(file.fileno())
         sys.audit("meterline.step", "block: synced")
-        return StagedBlock(table, name, f"meterline/{name}", len(frame))
+        return StagedBlock(table, name, f"meterline/{name}", len(frame), len(data), zlib.crc32(data))
 
     def seal(self) -> None:
         """Make the names of the blocks written so far durable, before a snapshot names them."""
@@ -110,14 +142,20 @@ class BlockStage:
         """The bytes of a block.
 
         Raises:
-            ClickHouseUnavailableError: the file is gone, so that the block cannot be published.
+            DamagedBlockError: they are gone, or not what was written.
         """
+        path = self._directory / block.file
         try:
-            return (self._directory / block.file).read_bytes()
+            data = path.read_bytes()
         except OSError as exc:
-            raise ClickHouseUnavailableError(
-                f"the staged block {self._directory / block.file} cannot be read: {exc.strerror}"
-            ) from exc
+            raise DamagedBlockError(f"the staged block {path} cannot be read: {exc.strerror}") from exc
+        if len(data) != block.size_bytes:
+            raise DamagedBlockError(
+                f"the staged block {path} has {len(data)} bytes; {block.size_bytes} were written"
+            )
+        if zlib.crc32(data) != block.crc32:
+            raise DamagedBlockError(f"the staged block {path} is damaged: its checksum is wrong")
+        return data
 
     def discard(self, blocks: tuple[StagedBlock, ...]) -> None:
         """These are published; their files go two snapshots later, when no resume can name them."""
@@ -162,9 +200,10 @@ def insert_block(
 
     Raises:
         ClickHouseUnavailableError: it still fails after `RETRY_SECONDS_MAX`. The block stays staged.
+        RefusedInsertError: ClickHouse has refused it `REFUSALS_MAX` times. The block stays staged.
     """
     started = time.monotonic()
-    attempt = 0
+    attempt = refusals = 0
     while True:
         try:
             client.raw_insert(
@@ -174,6 +213,12 @@ def insert_block(
                 settings={**INSERT_SETTINGS, "insert_deduplication_token": block.token},
             )
         except (ClickHouseError, OSError) as exc:
+            refusals += getattr(exc, "code", None) in REFUSALS
+            if refusals >= REFUSALS_MAX:
+                raise RefusedInsertError(
+                    f"ClickHouse refuses {block.rows} rows for {block.table} (staged/{block.file}); they "
+                    f"stay staged, and the next run publishes them once this is mended: {first_line(exc)}"
+                ) from exc
             if time.monotonic() - started > RETRY_SECONDS_MAX:
                 raise ClickHouseUnavailableError(
                     f"ClickHouse did not take {block.rows} rows for {block.table} within "

@@ -67,8 +67,8 @@ def time_column(name: str, millis: str) -> pl.Expr:
     return pl.col(millis).cast(_TIME).alias(name)
 
 
-def window_rows(versions: Iterable[WindowVersion], now_ms: int) -> pl.DataFrame:
-    """Rows of `spend_windows`."""
+def window_rows(versions: Iterable[WindowVersion], generation: int, now_ms: int) -> pl.DataFrame:
+    """Rows of `spend_sums`; the version of a greater generation prevails, then the one of more events."""
     schema = {
         "tenant_id": pl.String(),
         "feature_id": pl.String(),
@@ -97,6 +97,7 @@ def window_rows(versions: Iterable[WindowVersion], now_ms: int) -> pl.DataFrame:
         time_column("window_start", "window_start"),
         time_column("window_end", "window_end"),
         updated_at=pl.lit(now_ms, pl.Int64).cast(_TIME),
+        generation=pl.lit(generation, pl.UInt32),
     )
 
 

@@ -32,7 +32,7 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> Place:
 AGAIN = "INSERT INTO priced_events SELECT * REPLACE ({}) FROM priced_events WHERE {}"
 FIRST = "source_offset = (SELECT min(source_offset) FROM priced_events)"
 SMALLEST_KEY = "idempotency_key = (SELECT min(idempotency_key) FROM priced_events)"
-WINDOW = "INSERT INTO spend_windows SELECT * REPLACE ({}) FROM spend_windows FINAL WHERE {}"
+WINDOW = "INSERT INTO spend_sums SELECT * REPLACE ({}) FROM spend_sums FINAL WHERE {}"
 COPY = (
     "INSERT INTO {} (source, source_partition, source_offset, source_line, received_at)"  # noqa: S608  # ours
     " SELECT source, source_partition, source_offset, source_line, {} FROM priced_events"

@@ -5,16 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from dataflows.check import check_everything
 from dataflows.cli import main
+from dataflows.connections import SOURCE_ENV, STATE_DIR_ENV
+from dataflows.recovery_store import check_store
+from dataflows.state import open_state
 from dataflows.traffic import TrafficShape, generate
 from tests.integration.running import ROOT, Place
 
@@ -123,3 +130,44 @@ def test_every_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     shown = [name for name, command in main.commands.items() if not command.hidden]
     assert [name for name in shown if f"`meterline {name}" not in readme] == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda state: shutil.rmtree(state / "recovery"), "recovery is missing beside its segments"),
+        (lambda state: (state / "recovery" / "part-1.sqlite3").unlink(), "part-1.sqlite3 is missing"),
+        (lambda state: (state / "recovery" / "part-1.sqlite3").write_bytes(b""), "part-1.sqlite3 is damaged"),
+        (lambda state: (state / "job.json").write_text("{}"), "job.json is damaged"),
+        (lambda state: (state / "REBUILDING").write_text("1"), "was being rebuilt"),
+    ],
+)
+def test_check_names_what_is_damaged_in_a_state_and_leaves_it_as_it_is(
+    tmp_path: Path, damage: Callable[[Path], object], told: str
+) -> None:
+    state = open_state(tmp_path / "state", [("topic", 0)], 1)
+    check_store(state.recovery)
+    segment = state.directory / "dedupe" / "shard-00" / "x.segment"
+    segment.parent.mkdir(parents=True)
+    segment.touch()
+    sound = {finding.what: finding for finding in check_everything({STATE_DIR_ENV: str(state.directory)})}
+    assert sound["state"].ok, sound
+    damage(state.directory)
+    found = {finding.what: finding for finding in check_everything({STATE_DIR_ENV: str(state.directory)})}
+    assert (found["state"].ok, told in found["state"].lines[0]) == (False, True), found["state"]
+    assert "--rebuild-state" in found["state"].lines[0]
+
+
+def test_check_counts_files_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").touch()
+    os.mkfifo(tmp_path / "pipe")
+    told = {
+        name: {
+            finding.what: finding.lines[0]
+            for finding in check_everything({SOURCE_ENV: f"file://{tmp_path}/{name}"})
+        }["source"]
+        for name in ("one.jsonl", "pipe")
+    }
+    assert told["one.jsonl"] == "1 file"
+    assert "is no regular file" in told["pipe"]
+    assert "--source -" in told["pipe"]

@@ -38,6 +38,18 @@ def test_what_was_written_after_the_manifest_is_not_read_and_not_appended_to(tmp
     assert list(again.blocks()) == [*blocks, b"new"]
 
 
+def test_what_is_no_segment_is_left_alone(tmp_path: Path) -> None:
+    log, blocks = filled(tmp_path)
+    manifest = log.snapshot()
+    for name in ("lost+found", "odd.segment"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "orphan.segment").touch()
+    assert list(SegmentLog.open(tmp_path, manifest, SPAN).blocks()) == blocks
+    left = {path.name for path in tmp_path.iterdir()} - {segment.name for segment in manifest}
+    assert left == {"lost+found", "odd.segment", "notes.txt"}
+
+
 @pytest.mark.parametrize("damage", ["missing", "short", "flipped", "header"])
 def test_damage_is_found_and_the_file_is_named(tmp_path: Path, damage: str) -> None:
     log, _ = filled(tmp_path)

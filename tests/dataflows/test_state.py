@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dataflows.segments import CorruptStateError
-from dataflows.state import StateHeldError, StateLock, open_state
+from dataflows.state import (
+    StateHeldError,
+    StateLock,
+    TopicNotRecognisedError,
+    open_state,
+    recognise_topic,
+)
 
 
 def test_inputs_keep_their_ordinals_and_the_seed_stays(tmp_path: Path) -> None:
@@ -23,16 +31,48 @@ def test_inputs_keep_their_ordinals_and_the_seed_stays(tmp_path: Path) -> None:
     assert open_state(tmp_path, [], 1) == second, "nothing that a snapshot may name ever goes"
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"hash_seed": "x"}', "[1"])
-def test_a_missing_or_damaged_job_file_is_named(tmp_path: Path, content: str | None) -> None:
+def alter(path: Path, name: str, value: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read: Is a directory"),
+        (lambda path: path.write_text(""), "it is not JSON"),
+        (lambda path: path.write_text("[1]"), "its checksum is wrong"),
+        (lambda path: path.write_text("{}"), "its checksum is wrong"),
+        (lambda path: alter(path, "hash_seed", 12345), "its checksum is wrong"),
+        (lambda path: alter(path, "shards", 4), "its checksum is wrong"),
+        (lambda path: alter(path, "generation", 7), "its checksum is wrong"),
+        (lambda path: alter(path, "partitions", [{"source": 5, "number": "q"}]), "its checksum is wrong"),
+    ],
+)
+def test_a_missing_or_altered_job_file_is_named_with_one_way_out(
+    tmp_path: Path, damage: Callable[[Path], object], told: str
+) -> None:
     open_state(tmp_path, [("topic", 0)], 1)
-    path = tmp_path / "job.json"
-    if content is None:
-        path.unlink()
-    else:
-        path.write_text(content)
-    with pytest.raises(CorruptStateError, match=r"job\.json"):
+    damage(tmp_path / "job.json")
+    with pytest.raises(CorruptStateError) as refused:
         open_state(tmp_path, [("topic", 0)], 1)
+    said = str(refused.value)
+    assert f"the state file {tmp_path}/job.json" in said
+    assert told in said
+    assert said.endswith("; `meterline run --rebuild-state` makes the state anew from ClickHouse")
+
+
+def test_a_note_of_topics_that_was_altered_is_named(tmp_path: Path) -> None:
+    recognise_topic(tmp_path, "events", "one")
+    recognise_topic(tmp_path, "events", "one")
+    alter(tmp_path / "topics.json", "events", "two")
+    with pytest.raises(TopicNotRecognisedError, match=r"topics\.json is damaged"):
+        recognise_topic(tmp_path, "events", "two")
+
+
+def test_a_new_state_has_the_generation_it_was_given_and_keeps_it(tmp_path: Path) -> None:
+    assert open_state(tmp_path, [], 1, 3).generation == 3
+    assert open_state(tmp_path, [], 1, 9).generation == 3
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:

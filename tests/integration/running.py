@@ -80,6 +80,15 @@ class Place:
             client.close()
 
 
+def audit_of(place: Place) -> tuple[int, str]:
+    """`meterline audit`: its exit code, and its last line or the first break that it names."""
+    flags = ["--config", str(place.root / "meterline.yaml"), "--clickhouse", place.clickhouse]
+    command = [sys.executable, "-m", "dataflows.cli", "audit", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    return done.returncode, next((line for line in lines if line.startswith("BROKEN")), lines[-1])
+
+
 def children_of(pid: int) -> list[int]:
     table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
     pairs = (line.split() for line in table.stdout.splitlines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from sinks.clickhouse import connect
 from tests.auditor import audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.clickhouse_process import running_clickhouse
-from tests.integration.running import QUICK, ROOT, Place, until, what_stands
+from tests.integration.running import QUICK, ROOT, Place, audit_of, until, what_stands
 
 DAY_MS = 24 * 3_600_000
 NOON_MS = 1_773_748_800_000
@@ -243,15 +244,32 @@ def test_a_requeue_that_is_stopped_in_the_middle_resolves_nothing(tmp_path: Path
         assert (waiting(place), [key for key, _ in usage(place)]) == ([], ["k1"])
 
 
-def test_a_rebuild_after_a_requeue_counts_its_lines_once(tmp_path: Path) -> None:
-    place = place_with(tmp_path, line("k1"), line("k2", model="old"))
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param("nothing but the state's word", id="rebuilt"),
+        pytest.param("rows", id="rebuilt and read again"),
+        pytest.param("state", id="begun anew"),
+    ],
+)
+def test_a_state_made_anew_after_a_requeue_counts_its_lines_once(tmp_path: Path, lost: str) -> None:
+    place = place_with(
+        tmp_path, line("k1"), line("k2", model="old"), line("k1"), line("k3"), line("k4", model="old")
+    )
     assert requeued(place, "--reason", "unpriced")[0] == 0
-    code, stderr = place.run(f"file://{tmp_path}/events.jsonl", "--rebuild-state")
+    before = usage(place)
+    flags = ["--rebuild-state"]
+    if lost == "rows":
+        place.ask("DELETE FROM priced_events WHERE idempotency_key = 'k4'")
+    elif lost == "state":
+        shutil.rmtree(tmp_path / "state")
+        flags = []
+    code, stderr = place.run(f"file://{tmp_path}/events.jsonl", *flags)
     assert code == 0, stderr
-    assert "sums of what is read again come with the reading" in stderr
-    assert [key for key, _ in usage(place)] == ["k1", "k2"]
+    assert usage(place) == before
     spent = place.ask("SELECT spend FROM spend WHERE window_kind = 'day'")
-    assert spent == [(Decimal("0.011"),)]
+    assert spent == [(Decimal("0.022"),)]
+    assert audit_of(place) == (0, "the books balance")
 
 
 def test_wrong_usage_and_a_running_job_are_sentences(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import polars as pl
@@ -39,7 +40,7 @@ def token_from_epoch_number() -> None:
     def numbered(self: BlockStage, table: str, frame: pl.DataFrame) -> StagedBlock:
         epochs[table] = epochs.get(table, 0) + 1
         block = write(self, table, frame)
-        return StagedBlock(table, block.file, f"{self._owner}/{table}/{epochs[table]}", block.rows)
+        return replace(block, token=f"{self._owner}/{table}/{epochs[table]}")
 
     BlockStage.write = numbered  # type: ignore[method-assign]
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from sinks import publish
 from sinks.clickhouse import ClickHouseUnavailableError, connect, parse_address
 from sinks.migrate import migrate, migrations
-from sinks.publish import BlockStage, Publisher, PublisherState, StagedBlock
+from sinks.publish import (
+    BlockStage,
+    DamagedBlockError,
+    Publisher,
+    PublisherState,
+    RefusedInsertError,
+    StagedBlock,
+)
 from sinks.rows import delivery_rows
 
 TABLE = "cap_alert_deliveries"
@@ -138,6 +148,88 @@ def test_retries_end_with_a_sentence_and_the_block_stays_staged(
     client.command(f"RENAME TABLE away TO {TABLE}")
     Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
     assert count(client) == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+def test_a_damaged_block_is_named_and_nothing_of_it_is_sent(
+    client: Client, tmp_path: Path, damage: str
+) -> None:
+    publisher = new(client, tmp_path)
+    publisher.collect(TABLE, rows("a"))
+    pending = publisher.turn_epoch()
+    path = tmp_path / pending[0].file
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "short":
+        path.write_bytes(content[:-1])
+    else:
+        content[content.index(b"a")] ^= 1  # it would still be a block, of another alert
+        path.write_bytes(content)
+    resumed = PublisherState.from_json(PublisherState(pending, {}).to_json()).pending
+    with pytest.raises(DamagedBlockError) as refused:
+        Publisher(client, BlockStage(tmp_path, "sink-00")).resume(resumed)
+    assert str(path) in str(refused.value)
+    assert "--rebuild-state" in str(refused.value)
+    assert count(client) == 0
+
+
+def test_what_clickhouse_refuses_is_named_after_few_attempts_and_stays_staged(
+    client: Client, tmp_path: Path
+) -> None:
+    pauses: list[float] = []
+    publisher = Publisher(client, BlockStage(tmp_path, "sink-00"), pauses.append)
+    publisher.resume(())
+    publisher.collect(TABLE, rows("a"))
+    (block,) = publisher.turn_epoch()
+    client.command(f"RENAME TABLE {TABLE} TO away")
+    with pytest.raises(RefusedInsertError) as refused:
+        publisher.turn_epoch()
+    said = str(refused.value)
+    assert f"ClickHouse refuses 1 rows for {TABLE} (staged/{block.file}); they stay staged" in said
+    assert "does not exist" in said
+    assert len(pauses) == publish.REFUSALS_MAX - 1
+    client.command(f"RENAME TABLE away TO {TABLE}")
+    Publisher(client, BlockStage(tmp_path, "sink-00")).resume((block,))
+    assert count(client) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        pytest.param(DatabaseError("too many simultaneous queries", code=202), 10, id="too many queries"),
+        pytest.param(DatabaseError("memory limit exceeded", code=241), 10, id="no memory"),
+        pytest.param(DatabaseError("too many parts", code=252), 10, id="too many parts"),
+        pytest.param(DatabaseError("table is in readonly mode", code=242), 10, id="read-only"),
+        pytest.param(DatabaseError("not enough space", code=243), 10, id="disk full"),
+        pytest.param(DatabaseError("an error without its code"), 10, id="unknown"),
+        pytest.param(OSError("connection reset"), 10, id="network"),
+        pytest.param(DatabaseError("cannot read the stream", code=117), publish.REFUSALS_MAX, id="data"),
+        pytest.param(DatabaseError("no such column", code=16), publish.REFUSALS_MAX, id="columns"),
+        pytest.param(DatabaseError("not enough privileges", code=497), publish.REFUSALS_MAX, id="rights"),
+        pytest.param(DatabaseError("authentication failed", code=516), publish.REFUSALS_MAX, id="login"),
+    ],
+)
+def test_what_passes_is_waited_for_and_what_does_not_is_not(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, attempts: int
+) -> None:
+    tries: list[str] = []
+    insert = client.raw_insert
+
+    def fail_nine_times(table: str, **how: Any) -> object:
+        tries.append(table)
+        if len(tries) < 10:
+            raise error
+        return insert(table, **how)
+
+    publisher = Publisher(client, BlockStage(tmp_path, "sink-00"), lambda _: None)
+    publisher.resume(())
+    publisher.collect(TABLE, rows("a"))
+    publisher.turn_epoch()
+    monkeypatch.setattr(client, "raw_insert", fail_nine_times)
+    with contextlib.suppress(RefusedInsertError):
+        publisher.turn_epoch()
+    assert (len(tries), count(client)) == (attempts, int(attempts == 10))
 
 
 def test_a_large_epoch_is_several_blocks(
