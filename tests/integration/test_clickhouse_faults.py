@@ -33,7 +33,7 @@ def test_inserts_that_meet_a_fault_stand_once(
     seed = 800 + len(faults) + FAULTS.index(faults[-1])
     direct = place_with_traffic(tmp_path, server, seed, events=2_000)
     migrate(connect(parse_address(direct.clickhouse)))  # the proxy meets the job's own inserts only
-    proxy = MisbehavingProxy(server.port, chance=0.2, seed=seed, faults=faults)
+    proxy = MisbehavingProxy(server.port, chance=0.5, seed=seed, faults=faults)
     through = replace(direct, served=direct.served.replace(str(server.port), str(proxy.port)))
     code, stderr = through.run(source_of(direct), "--workers", "2")
     proxy.close()

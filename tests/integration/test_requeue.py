@@ -269,7 +269,10 @@ def test_a_state_made_anew_after_a_requeue_counts_its_lines_once(tmp_path: Path,
     assert usage(place) == before
     spent = place.ask("SELECT spend FROM spend WHERE window_kind = 'day'")
     assert spent == [(Decimal("0.022"),)]
-    assert audit_of(place) == (0, "the books balance")
+    code, verdict = audit_of(place)
+    # The requeue's own file went with the state.
+    told = "as far as they go; not recounted: " if lost == "state" else ""
+    assert (code, verdict.startswith(f"the books balance {told}".strip())) == (0, True), verdict
 
 
 def test_wrong_usage_and_a_running_job_are_sentences(tmp_path: Path) -> None:

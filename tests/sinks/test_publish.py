@@ -183,6 +183,7 @@ def test_what_clickhouse_refuses_is_named_after_few_attempts_and_stays_staged(
     publisher.collect(TABLE, rows("a"))
     (block,) = publisher.turn_epoch()
     client.command(f"RENAME TABLE {TABLE} TO away")
+    publisher.turn_epoch()
     with pytest.raises(RefusedInsertError) as refused:
         publisher.turn_epoch()
     said = str(refused.value)
@@ -227,6 +228,7 @@ def test_what_passes_is_waited_for_and_what_does_not_is_not(
     publisher.collect(TABLE, rows("a"))
     publisher.turn_epoch()
     monkeypatch.setattr(client, "raw_insert", fail_nine_times)
+    publisher.turn_epoch()
     with contextlib.suppress(RefusedInsertError):
         publisher.turn_epoch()
     assert (len(tries), count(client)) == (attempts, int(attempts == 10))

@@ -13,7 +13,7 @@ from sinks.rows import WindowVersion, window_rows
 from sinks.spend_sums import newest_generation
 
 START_MS = 1_773_705_600_000
-GENERATIONS = 4
+GENERATIONS = 7
 """The migration that made them."""
 
 
