@@ -172,7 +172,7 @@ COMPILER = "dataflows.compiled"
 
 
 def pure_core() -> dict[str, str]:
-    """pricing/, the event contract and the dedupe index, with all of ours that they import but the compiler."""
+    """pricing/, the event contract, the dedupe index, and all of ours that they import but the compiler."""
     everything = modules(*ARROWS)
     waiting = [
         name
