@@ -158,6 +158,7 @@ def test_files_go_on_where_they_were_and_nothing_changes(files: Files) -> None:
     assert audit_of(files.place) == (0, "the books balance")
 
 
+@pytest.mark.long
 def test_a_file_that_was_away_goes_on_when_it_comes_back(files: Files) -> None:
     before = what_stands(files.place)
     away = files.first.rename(files.place.root / "away")
@@ -173,8 +174,8 @@ def test_a_file_that_was_away_goes_on_when_it_comes_back(files: Files) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        pytest.param("spend * 2 AS spend, events * 2 AS events", id="doubled"),
-        pytest.param("spend + 1 AS spend", id="off by a dollar"),
+        pytest.param("spend * 2 AS spend, events * 2 AS events", id="doubled", marks=pytest.mark.long),
+        pytest.param("spend + 1 AS spend", id="off by a dollar", marks=pytest.mark.long),
         pytest.param("spend - 1 AS spend, events + 1 AS events", id="less, of more events"),
     ],
 )
@@ -228,7 +229,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("how", ["altered", "missing"])
+@pytest.mark.parametrize("how", ["altered", pytest.param("missing", marks=pytest.mark.long)])
 def test_a_damaged_staged_block_stops_the_start_and_is_named(files: Files, how: str) -> None:
     with files.first.open("ab") as file:
         file.writelines(generate(TrafficShape(events=1_000, seed=14, day=DAY)))

@@ -100,6 +100,7 @@ def test_what_the_card_knows_by_now_stands_as_if_it_always_had(tmp_path: Path) -
     assert what_stands(place) == found
 
 
+@pytest.mark.long
 def test_an_event_that_its_client_sent_again_is_resolved_and_not_priced_twice(tmp_path: Path) -> None:
     place = place_with(tmp_path, line("k1"), line("k2"))
     later = tmp_path / "later.jsonl"
@@ -247,9 +248,9 @@ def test_a_requeue_that_is_stopped_in_the_middle_resolves_nothing(tmp_path: Path
 @pytest.mark.parametrize(
     "lost",
     [
-        pytest.param("nothing but the state's word", id="rebuilt"),
+        pytest.param("nothing but the state's word", id="rebuilt", marks=pytest.mark.long),
         pytest.param("rows", id="rebuilt and read again"),
-        pytest.param("state", id="begun anew"),
+        pytest.param("state", id="begun anew", marks=pytest.mark.long),
     ],
 )
 def test_a_state_made_anew_after_a_requeue_counts_its_lines_once(tmp_path: Path, lost: str) -> None:

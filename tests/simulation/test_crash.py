@@ -23,6 +23,7 @@ def test_crashes_at_drawn_steps_lose_and_double_nothing() -> None:
     assert "0 days wrong" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["publish_at_once"])
 def test_a_broken_rule_is_noticed(rule: str) -> None:
     done = crash("--mutations", rule)
