@@ -11,7 +11,9 @@ RUN pip install --no-cache-dir ".[pipeline]" -c constraints.txt && rm -rf /src/*
 
 USER meterline
 WORKDIR /home/meterline
+# What the job compiles at its first start is kept on the volume too.
 ENV METERLINE_STATE_DIR=/var/lib/meterline \
+    NUMBA_CACHE_DIR=/var/lib/meterline/compiled \
     PYTHONUNBUFFERED=1
 VOLUME /var/lib/meterline
 ENTRYPOINT ["meterline"]

@@ -64,7 +64,7 @@ lint: $(STAMP) ## Check lint rules, formatting and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-check: lint test ## Everything that has to hold before a commit: lint, tests and, where there are any, small benchmarks
+check: lint test ## Everything that has to hold before a commit: lint, tests, and benchmarks at a small size
 	@$(BIN)/python -m benchmarks --smoke
 
 crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the job at a thousand steps, kill its processes
