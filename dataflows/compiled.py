@@ -14,6 +14,7 @@ anew, which takes some ten seconds. Bound: `KEPT_MAX` digests, less than a megab
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -28,6 +29,8 @@ import metering.event
 F = TypeVar("F", bound=Callable[..., Any])
 
 KEPT_MAX = 8
+
+_log = logging.getLogger(__name__)
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
 
@@ -62,6 +65,8 @@ def _kept_in() -> Path | None:
     try:
         root = (Path(home) if home else Path.home() / ".cache") / "meterline-compiled"
         directory = root / _digest()
+        if not directory.exists():
+            _log.info("compiling, once for this version on this machine: some ten seconds")
         directory.mkdir(parents=True, exist_ok=True)
         others = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
