@@ -137,7 +137,7 @@ def run_job(
     disk.watch()
     passed = arm(point, disk)
     file_source.READ_BYTES = READ_BYTES
-    operators.COMPACT_RECORDS_MIN = COMPACT_RECORDS_MIN
+    operators.COMPACT_AFTER, operators.COMPACT_RECORDS_MIN = 1, COMPACT_RECORDS_MIN
     job = prepare(
         {
             "METERLINE_CONFIG": str(place.root / "meterline.yaml"),
