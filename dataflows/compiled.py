@@ -7,8 +7,9 @@ took six sevenths of the scanner's time (3.6 against 0.5 microseconds an event).
 
 Numba keeps code by the one file that a function stands in, and would not notice a change in another
 that was compiled into it. So the code is kept under a digest of all our sources: in a directory of the
-user's cache (`NUMBA_CACHE_DIR` names another place). Where nothing can be written, each process compiles
-anew, which takes some ten seconds. Bound: `KEPT_MAX` digests, less than a megabyte each.
+user's cache (`NUMBA_CACHE_DIR` names another place, which must be writable). Where nothing can be written or
+read back, each process compiles anew, which takes some ten seconds. Bound: `KEPT_MAX` digests, a third of
+a megabyte for each checkout that has the same sources.
 """
 
 from __future__ import annotations
@@ -45,15 +46,34 @@ def compiled(function: F) -> F:
     """Compile a function when it is first called. It lets other threads run meanwhile."""
 
     @cache
-    def ready() -> Callable[..., Any]:
-        kept = _kept_in()
-        if kept is None:
-            return numba.njit(**_OPTIONS)(function)  # type: ignore[no-any-return]  # no types there
-        numba.config.CACHE_DIR = str(kept)  # type: ignore[attr-defined]  # made at import, from the environment
-        return numba.njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]  # as above
+    def kept() -> Callable[..., Any]:
+        directory = _kept_in()
+        if directory is None:
+            return anew()
+        numba.config.CACHE_DIR = str(  # type: ignore[attr-defined]  # made at import, from the environment
+            directory
+        )
+        return numba.njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]  # no types there
+
+    @cache
+    def anew() -> Callable[..., Any]:
+        return numba.njit(**_OPTIONS)(function)  # type: ignore[no-any-return]  # as above
+
+    chosen = kept
 
     def call(*arguments: Any) -> Any:
-        return ready()(*arguments)
+        nonlocal chosen
+        if chosen is anew:
+            return anew()(*arguments)
+        try:
+            return kept()(*arguments)
+        except Exception as exc:  # noqa: BLE001  # a damaged file or a full disk: what the cache raises has no list
+            _log.warning(
+                "compiled code could not be kept or read; it is compiled without",
+                extra={"directory": str(_kept_in()), "reason": f"{type(exc).__name__}: {exc}"},
+            )
+            chosen = anew
+            return anew()(*arguments)
 
     return call  # type: ignore[return-value]  # it takes and returns what the function does
 
@@ -65,9 +85,9 @@ def _kept_in() -> Path | None:
     try:
         root = (Path(home) if home else Path.home() / ".cache") / "meterline-compiled"
         directory = root / _digest()
-        if not directory.exists():
-            _log.info("compiling, once for this version on this machine: some ten seconds")
         directory.mkdir(parents=True, exist_ok=True)
+        if not any(directory.rglob("*.nbi")):
+            _log.info("the first run of a version compiles for some ten seconds")
         others = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None

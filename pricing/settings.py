@@ -57,6 +57,8 @@ _MULTIPLIER = read.decimal("0", "1000", places=6)
 # In a shorter window one key could stand for two events of one day, of which `usage` would show one: its rows
 # are known by tenant, day and key.
 _WINDOW_HOURS = read.whole(24, 168)
+# A stop takes up to three epochs, and gets thirty seconds (`dataflows.run`).
+_EPOCH_SECONDS = read.decimal("0.05", "8", places=6)
 _TOPIC = read.matching(r"(?!\.\.?$)[\w.-]{1,249}", "must be a Kafka topic: letters, digits, '.', '_' and '-'")
 _WEBHOOK_NAME = read.matching(r"[\w.-]{1,64}", "must be a name of letters, digits, '.', '_' and '-'")
 
@@ -208,7 +210,7 @@ def _metering(keys: Section) -> MeteringSettings:
         window_retention_hours=retention_hours,
         allowed_lateness_hours=keys.optional("allowed_lateness_hours", read.whole(0, 8784), retention_hours),
         epoch_interval_seconds=keys.optional(
-            "epoch_interval_seconds", read.decimal("0.05", "60", places=6), default.epoch_interval_seconds
+            "epoch_interval_seconds", _EPOCH_SECONDS, default.epoch_interval_seconds
         ),
     )
     keys.finish()

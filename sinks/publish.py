@@ -245,7 +245,7 @@ def insert_block(
 
 @dataclass(frozen=True, slots=True)
 class PublisherState:
-    """What a snapshot keeps of one sink partition: blocks staged in that epoch, and its own small memory."""
+    """What a snapshot keeps of a sink partition: blocks that may not stand yet, and its own small memory."""
 
     pending: tuple[StagedBlock, ...]
     memory: Mapping[str, Any]
@@ -283,7 +283,8 @@ class _Sending:
         """Until all stand in ClickHouse: which they are.
 
         Raises:
-            ClickHouseUnavailableError: as `insert_block`, which also bounds the wait.
+            ClickHouseUnavailableError, RefusedInsertError, DamagedBlockError: as `insert_block` and
+                `BlockStage.read`, which also bound the wait.
         """
         if self._blocks:
             self._thread.join()
@@ -327,7 +328,8 @@ class Publisher:
         Returns every block that may not stand in ClickHouse yet, oldest first.
 
         Raises:
-            ClickHouseUnavailableError: what was begun an epoch ago has failed.
+            ClickHouseUnavailableError, RefusedInsertError, DamagedBlockError: what was begun an epoch ago
+                has failed.
         """
         self._stage.collect()
         self._stage.discard(self._sending.wait())

@@ -241,8 +241,8 @@ def test_rules_that_cannot_price(pricing: str, expected: tuple[str, ...]) -> Non
             "metering.epoch_interval_seconds: must be at least 0.05, got 0.01",
         ),
         (
-            "metering: {epoch_interval_seconds: 61}",
-            "metering.epoch_interval_seconds: must be at most 60, got 61",
+            "metering: {epoch_interval_seconds: 9}",
+            "metering.epoch_interval_seconds: must be at most 8, got 9",
         ),
         (
             "alerts: {timeout_seconds: 31}",
