@@ -49,6 +49,7 @@ from pricing.rate_card import RateCard, compile_card
 from pricing.settings import Settings, thresholds
 from sinks.clickhouse import connect
 from sinks.metering_sink import MeteringSink
+from sinks.publish import PatientPublisher, Publisher
 from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
 
 
@@ -186,9 +187,9 @@ def _sink(job: Job) -> MeteringSink:
         job.state.sink_partitions,
         job.state.directory / "staged",
         partial(connect, address),
+        partial(PatientPublisher if address.embedded else Publisher, observer=PROCESS),
         job.routes.open,
         {"priced_events": priced_rows, "duplicates": duplicate_rows},
         job.state.generation,
         wall_clock_ms,
-        PROCESS,
     )

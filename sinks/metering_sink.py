@@ -20,7 +20,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from clickhouse_connect.driver.client import Client
 
 from pricing.cap import CapAlert
-from sinks.publish import BlockStage, Publisher, PublisherState, PublishObserver
+from sinks.publish import BlockStage, Publisher, PublisherState
 from sinks.rows import (
     Heartbeat,
     Progress,
@@ -202,20 +202,20 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         partitions: int,
         staged: Path,
         connect: Callable[[], Client],
+        new_publisher: Callable[[Client, BlockStage], Publisher],
         open_post: Callable[[], AlertPost],
         finish: Mapping[str, Finish],
         generation: int,
         now_ms: Callable[[], int],
-        observer: PublishObserver,
     ) -> None:
         self._partitions = partitions
         self._staged = staged
         self._connect = connect
+        self._new_publisher = new_publisher
         self._open_post = open_post
         self._finish = finish
         self._generation = generation
         self._now_ms = now_ms
-        self._observer = observer
 
     def list_parts(self) -> list[str]:
         """Names of the partitions; their number may grow, never shrink."""
@@ -228,7 +228,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
     def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> MeteringPartition:
         """Connect, and publish what an earlier run left pending."""
         client = self._connect()
-        publisher = Publisher(client, BlockStage(self._staged, for_part), observer=self._observer)
+        publisher = self._new_publisher(client, BlockStage(self._staged, for_part))
         post = self._open_post() if for_part == "sink-00" else None
         partition = MeteringPartition(publisher, client, post, self._finish, self._generation, self._now_ms)
         state = (

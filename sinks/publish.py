@@ -3,8 +3,8 @@
 Theory of operation. Within an epoch rows are only collected. At the epoch's snapshot they are
 written to files under `staged/`, one block a table, each with a token that is never used again; the
 snapshot names them as pending. At the next snapshot, when the epoch that staged them is durable on
-every worker, a thread begins to insert each of them with its token, while the job goes on; the snapshot
-after that waits for the thread, and until then every snapshot names them. On resume whatever is pending
+every worker, a thread begins to insert each of them with its token, while the job goes on (but see
+`PatientPublisher`); the snapshot after that waits for the thread, and until then every snapshot names them. On resume whatever is pending
 is inserted again: ClickHouse drops a block whose token it has seen.
 
 Delivery, exactly once in effect. A crash before the snapshot that names a block is durable: the epoch
@@ -334,11 +334,14 @@ class Publisher:
         self._stage.collect()
         self._stage.discard(self._sending.wait())
         durable = self._pending
-        self._sending = _Sending(durable, self._publish)
+        self._begin(durable)
         self._pending = tuple(self._staged())
         if self._pending:
             self._stage.seal()
         return (*durable, *self._pending)
+
+    def _begin(self, blocks: tuple[StagedBlock, ...]) -> None:
+        self._sending = _Sending(blocks, self._publish)
 
     def _publish(self, blocks: tuple[StagedBlock, ...]) -> None:
         for block in blocks:
@@ -352,3 +355,15 @@ class Publisher:
             whole = pl.concat(parts)
             for start in range(0, len(whole), BLOCK_ROWS_MAX):
                 yield self._stage.write(table, whole.slice(start, BLOCK_ROWS_MAX))
+
+
+class PatientPublisher(Publisher):
+    """A publisher that waits for each insert: for the embedded engine, which dies with the job.
+
+    With it the job would be at other steps while rows are inserted, and a crash at any of them would cut
+    the engine off in the middle of an insert.
+    """
+
+    def _begin(self, blocks: tuple[StagedBlock, ...]) -> None:
+        super()._begin(blocks)
+        self._sending.wait()

@@ -18,6 +18,7 @@ from sinks.migrate import migrate, migrations
 from sinks.publish import (
     BlockStage,
     DamagedBlockError,
+    PatientPublisher,
     Publisher,
     PublisherState,
     RefusedInsertError,
@@ -85,6 +86,16 @@ def test_the_job_goes_on_while_a_block_is_inserted(client: Client, tmp_path: Pat
     assert began.wait(30)
     publisher.collect(TABLE, rows("b"))  # the next epoch, while "a" is on its way
     go_on.set()
+    publisher.turn_epoch()
+    assert count(client) == 1
+
+
+def test_what_is_embedded_is_waited_for(client: Client, tmp_path: Path) -> None:
+    publisher = PatientPublisher(client, BlockStage(tmp_path, "sink-00"))
+    publisher.resume(())
+    publisher.collect(TABLE, rows("a"))
+    publisher.turn_epoch()
+    assert count(client) == 0
     publisher.turn_epoch()
     assert count(client) == 1
 
