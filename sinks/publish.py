@@ -4,8 +4,8 @@ Theory of operation. Within an epoch rows are only collected. At the epoch's sna
 written to files under `staged/`, one block a table, each with a token that is never used again; the
 snapshot names them as pending. At the next snapshot, when the epoch that staged them is durable on
 every worker, a thread begins to insert each of them with its token, while the job goes on (but see
-`PatientPublisher`); the snapshot after that waits for the thread, and until then every snapshot names them. On resume whatever is pending
-is inserted again: ClickHouse drops a block whose token it has seen.
+`PatientPublisher`); the snapshot after that waits for the thread, and until then every snapshot names
+them. On resume whatever is pending is inserted again: ClickHouse drops a block whose token it has seen.
 
 Delivery, exactly once in effect. A crash before the snapshot that names a block is durable: the epoch
 is replayed and staged anew under other tokens, the old files are orphans. A crash after it and before,
