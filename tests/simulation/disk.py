@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -45,8 +46,12 @@ class Disk:
         """Take away what no fsync has covered. A new directory survives: what it holds must earn that."""
         for directory in self._directories:
             for path in [path for path in directory.rglob("*") if path.is_file()]:
-                found = path.stat()
-                if path.name not in self._names.get(path.parent.stat().st_ino, set()):
-                    path.unlink()
-                elif found.st_size > self._sizes.get(found.st_ino, 0):
-                    os.truncate(path, self._sizes.get(found.st_ino, 0))
+                with contextlib.suppress(FileNotFoundError):  # another worker deletes its files meanwhile
+                    self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        found = path.stat()
+        if path.name not in self._names.get(path.parent.stat().st_ino, set()):
+            path.unlink()
+        elif found.st_size > self._sizes.get(found.st_ino, 0):
+            os.truncate(path, self._sizes.get(found.st_ino, 0))
