@@ -322,7 +322,7 @@ def new_book(limits: LimitSettings, thresholds: tuple[Decimal, ...]) -> Callable
 
 
 def versions_of(windows: Iterable[tuple[WindowKey, SpendWindow]]) -> WindowVersions:
-    """Windows as rows of `spend_windows` take them."""
+    """Windows as rows of `spend_sums` take them."""
     return WindowVersions(
         tuple(
             WindowVersion(*key, window.end_ms, from_pico(window.spend_pico), window.events, window.cap)
