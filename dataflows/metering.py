@@ -49,7 +49,7 @@ from pricing.rate_card import RateCard, compile_card
 from pricing.settings import Settings, thresholds
 from sinks.clickhouse import connect
 from sinks.metering_sink import MeteringSink
-from sinks.publish import PatientPublisher, Publisher
+from sinks.publish import Publisher
 from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
 
 
@@ -182,12 +182,11 @@ def _spend_row(item: tuple[str, SpendOutput], sinks: int) -> tuple[str, SinkItem
 
 
 def _sink(job: Job) -> MeteringSink:
-    address = job.plan.clickhouse
     return MeteringSink(
         job.state.sink_partitions,
         job.state.directory / "staged",
-        partial(connect, address),
-        partial(PatientPublisher if address.embedded else Publisher, observer=PROCESS),
+        partial(connect, job.plan.clickhouse),
+        partial(Publisher, observer=PROCESS),
         job.routes.open,
         {"priced_events": priced_rows, "duplicates": duplicate_rows},
         job.state.generation,

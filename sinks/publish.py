@@ -3,14 +3,16 @@
 Theory of operation. Within an epoch rows are only collected. At the epoch's snapshot they are
 written to files under `staged/`, one block a table, each with a token that is never used again; the
 snapshot names them as pending. At the next snapshot, when the epoch that staged them is durable on
-every worker, a thread begins to insert each of them with its token, while the job goes on (but see
-`PatientPublisher`); the snapshot after that waits for the thread, and until then every snapshot names
-them. On resume whatever is pending is inserted again: ClickHouse drops a block whose token it has seen.
+every worker, a thread begins to insert each of them with its token, while the job goes on; the snapshot
+after that waits for the thread, and until then every snapshot names them. On resume whatever is pending is
+inserted again: ClickHouse drops a block whose token it has seen. Whenever an insert is repeated, on resume
+or after an error, its rows are looked for afterwards, because ClickHouse may know a token and have lost the
+rows (`sinks.standing`); those that are missing go in under another token.
 
 Delivery, exactly once in effect. A crash before the snapshot that names a block is durable: the epoch
 is replayed and staged anew under other tokens, the old files are orphans. A crash after it and before,
-during or after the insert: the same file is inserted with the same token on resume. Nothing is sent
-from `close`, which also runs when the epoch will be thrown away.
+during or after the insert, of the job or of ClickHouse: the same file is inserted with the same token on
+resume, and looked for. Nothing is sent from `close`, which also runs when the epoch will be thrown away.
 
 A block carries its size and a CRC-32, which are held against its file before each insert.
 
@@ -22,6 +24,7 @@ everything staged.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -33,13 +36,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.clickhouse import ClickHouseUnavailableError, first_line
+from sinks.standing import missing_rows
 
 BLOCK_ROWS_MAX = 500_000
 RETRY_SECONDS_MAX = 300
@@ -189,14 +193,47 @@ class Unobserved:
         """Nothing."""
 
 
+Send: TypeAlias = Callable[[Client, StagedBlock, bytes], None]
+"""One attempt at an insert. Raises ClickHouseError or OSError."""
+
+
+def send(client: Client, block: StagedBlock, data: bytes) -> None:
+    """Insert a block that was never sent before."""
+    _insert(client, block.table, data, block.token)
+
+
+def send_again(client: Client, block: StagedBlock, data: bytes) -> None:
+    """Insert a block that may stand, wholly, in part, or in name only."""
+    _insert(client, block.table, data, block.token)
+    missing = missing_rows(client, block.table, pl.read_ipc_stream(data))
+    if len(missing):
+        _log.warning(
+            "ClickHouse knew a block whose rows it had lost; they are inserted again",
+            extra={"table": block.table, "rows": len(missing)},
+        )
+        rest = io.BytesIO()
+        missing.write_ipc_stream(rest, compat_level=pl.CompatLevel.oldest(), compression="lz4")
+        _insert(client, block.table, rest.getvalue(), f"{block.token}/{uuid.uuid4().hex}")
+
+
+def _insert(client: Client, table: str, data: bytes, token: str) -> None:
+    client.raw_insert(
+        table,
+        insert_block=data,
+        fmt="ArrowStream",
+        settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
+    )
+
+
 def insert_block(
     client: Client,
     block: StagedBlock,
     data: bytes,
+    first: Send,
     sleep: Callable[[float], None],
     observer: PublishObserver,
 ) -> None:
-    """Insert one block under its token, again and again while ClickHouse is away.
+    """Insert one block under its token, again and again while ClickHouse is away; `first` is how it begins.
 
     Raises:
         ClickHouseUnavailableError: it still fails after `RETRY_SECONDS_MAX`. The block stays staged.
@@ -206,12 +243,7 @@ def insert_block(
     attempt = refusals = 0
     while True:
         try:
-            client.raw_insert(
-                block.table,
-                insert_block=data,
-                fmt="ArrowStream",
-                settings={**INSERT_SETTINGS, "insert_deduplication_token": block.token},
-            )
+            (send_again if attempt else first)(client, block, data)
         except (ClickHouseError, OSError) as exc:
             refusals += getattr(exc, "code", None) in REFUSALS
             if refusals >= REFUSALS_MAX:
@@ -309,12 +341,12 @@ class Publisher:
         self._observer = observer or Unobserved()
         self._frames: dict[str, list[pl.DataFrame]] = {}
         self._pending: tuple[StagedBlock, ...] = ()
-        self._sending = _Sending((), self._publish)
+        self._sending = _Sending((), self._send)
 
     def resume(self, pending: tuple[StagedBlock, ...]) -> None:
         """Publish what the last durable epoch of an earlier run staged; it may be there already."""
         self._stage.open(pending)
-        self._publish(pending)
+        self._publish(pending, send_again)
         self._stage.discard(pending)
 
     def collect(self, table: str, frame: pl.DataFrame) -> None:
@@ -334,19 +366,19 @@ class Publisher:
         self._stage.collect()
         self._stage.discard(self._sending.wait())
         durable = self._pending
-        self._begin(durable)
+        self._sending = _Sending(durable, self._send)
         self._pending = tuple(self._staged())
         if self._pending:
             self._stage.seal()
         return (*durable, *self._pending)
 
-    def _begin(self, blocks: tuple[StagedBlock, ...]) -> None:
-        self._sending = _Sending(blocks, self._publish)
+    def _send(self, blocks: tuple[StagedBlock, ...]) -> None:
+        self._publish(blocks, send)
 
-    def _publish(self, blocks: tuple[StagedBlock, ...]) -> None:
+    def _publish(self, blocks: tuple[StagedBlock, ...], first: Send) -> None:
         for block in blocks:
             sys.audit("meterline.step", f"insert {block.table}: before")
-            insert_block(self._client, block, self._stage.read(block), self._sleep, self._observer)
+            insert_block(self._client, block, self._stage.read(block), first, self._sleep, self._observer)
             sys.audit("meterline.step", f"insert {block.table}: accepted")
 
     def _staged(self) -> Iterator[StagedBlock]:
@@ -355,15 +387,3 @@ class Publisher:
             whole = pl.concat(parts)
             for start in range(0, len(whole), BLOCK_ROWS_MAX):
                 yield self._stage.write(table, whole.slice(start, BLOCK_ROWS_MAX))
-
-
-class PatientPublisher(Publisher):
-    """A publisher that waits for each insert: for the embedded engine, which dies with the job.
-
-    With it the job would be at other steps while rows are inserted, and a crash at any of them would cut
-    the engine off in the middle of an insert.
-    """
-
-    def _begin(self, blocks: tuple[StagedBlock, ...]) -> None:
-        super()._begin(blocks)
-        self._sending.wait()

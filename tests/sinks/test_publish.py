@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from sinks.migrate import migrate, migrations
 from sinks.publish import (
     BlockStage,
     DamagedBlockError,
-    PatientPublisher,
     Publisher,
     PublisherState,
     RefusedInsertError,
@@ -39,6 +39,25 @@ def client(clickhouse_url: str) -> Client:
 
 def rows(*names: str) -> pl.DataFrame:
     return delivery_rows([(name, 1_700_000_000_000) for name in names])
+
+
+def priced(
+    days: int, events_per_day: int, ingested: datetime = datetime(2026, 12, 1, tzinfo=timezone.utc)
+) -> pl.DataFrame:
+    """The columns that matter here; ClickHouse fills the others."""
+    times = [
+        datetime(2026, 11, 1, tzinfo=timezone.utc) + timedelta(days=day, minutes=number)
+        for number in range(events_per_day)
+        for day in range(days)
+    ]
+    return pl.DataFrame(
+        {
+            "tenant_id": ["acme"] * len(times),
+            "idempotency_key": [f"k{number}" for number in range(len(times))],
+            "timestamp": pl.Series(times, dtype=pl.Datetime("ms", "UTC")),
+            "ingested_at": pl.Series([ingested] * len(times), dtype=pl.Datetime("ms", "UTC")),
+        }
+    )
 
 
 def count(client: Client) -> int:
@@ -90,16 +109,6 @@ def test_the_job_goes_on_while_a_block_is_inserted(client: Client, tmp_path: Pat
     assert count(client) == 1
 
 
-def test_what_is_embedded_is_waited_for(client: Client, tmp_path: Path) -> None:
-    publisher = PatientPublisher(client, BlockStage(tmp_path, "sink-00"))
-    publisher.resume(())
-    publisher.collect(TABLE, rows("a"))
-    publisher.turn_epoch()
-    assert count(client) == 0
-    publisher.turn_epoch()
-    assert count(client) == 1
-
-
 def test_a_crash_at_any_point_publishes_each_block_once(client: Client, tmp_path: Path) -> None:
     publisher = new(client, tmp_path)
     publisher.collect(TABLE, rows("a"))
@@ -111,6 +120,79 @@ def test_a_crash_at_any_point_publishes_each_block_once(client: Client, tmp_path
     for _ in range(3):  # and dies again and again right after its resume
         Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
         assert count(client) == 1
+
+
+def lose(client: Client, table: str, condition: str = "1") -> None:
+    """What a kill between the token and the part leaves: ClickHouse knows the block and has no rows of it."""
+    client.command(f"ALTER TABLE {table} DELETE WHERE {condition}", settings={"mutations_sync": 2})
+
+
+def test_a_block_that_clickhouse_knows_but_has_lost_is_inserted_on_resume(
+    client: Client, tmp_path: Path
+) -> None:
+    publisher = new(client, tmp_path)
+    publisher.collect(TABLE, rows("a", "it's\tb\\n", "ü\n"))
+    pending = publisher.turn_epoch()
+    for _ in range(2):
+        publisher.turn_epoch()
+    lose(client, TABLE)
+    assert count(client) == 0
+    for _ in range(3):
+        Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+        assert count(client) == 3
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (1, 3), (0, 1, 2, 3)])
+def test_only_the_days_that_are_lost_are_inserted(
+    client: Client, tmp_path: Path, lost: tuple[int, ...]
+) -> None:
+    publisher = new(client, tmp_path)
+    publisher.collect("priced_events", priced(days=4, events_per_day=5))
+    pending = publisher.turn_epoch()
+    for _ in range(2):
+        publisher.turn_epoch()
+    for day in lost:
+        lose(client, "priced_events", f"toDate(timestamp) = toDate('2026-11-01') + {day}")
+    Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+    by_day = "SELECT count() FROM priced_events GROUP BY toDate(timestamp)"
+    assert client.query(by_day).result_rows == [(5,)] * 4
+
+
+def test_an_earlier_row_of_the_same_event_is_no_witness(client: Client, tmp_path: Path) -> None:
+    for day in (1, 2):  # the second is priced by a job that has lost its state
+        publisher = new(client, tmp_path)
+        publisher.collect(
+            "priced_events", priced(1, 1, ingested=datetime(2026, 12, day, tzinfo=timezone.utc))
+        )
+        pending = publisher.turn_epoch()
+        for _ in range(2):
+            publisher.turn_epoch()
+    lose(client, "priced_events", "toDate(ingested_at) = '2026-12-02'")
+    Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+    assert client.query("SELECT toString(ingested_at) FROM usage").result_rows == [
+        ("2026-12-02 00:00:00.000",)
+    ]
+
+
+def test_a_block_that_a_dying_clickhouse_lost_is_inserted_by_the_retry(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = client.raw_insert
+
+    def die_in_it(table: str, **how: Any) -> object:
+        insert(table, **how)
+        lose(client, table)
+        monkeypatch.setattr(client, "raw_insert", insert)
+        raise OSError("connection reset")
+
+    publisher = Publisher(client, BlockStage(tmp_path, "sink-00"), lambda _: None)
+    publisher.resume(())
+    publisher.collect(TABLE, rows("a", "b"))
+    publisher.turn_epoch()
+    monkeypatch.setattr(client, "raw_insert", die_in_it)
+    for _ in range(2):
+        publisher.turn_epoch()
+    assert count(client) == 2
 
 
 def test_what_was_staged_for_an_epoch_that_never_became_durable_is_thrown_away(
