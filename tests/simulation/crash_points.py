@@ -1,4 +1,4 @@
-"""Where and how a run is ended: the steps that the job names, and the moment in which its engine commits."""
+"""Where and how a run is ended: the steps that the job names, and moments after them that have no name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,13 @@ COMMIT = "engine: commit"
 Python. So the kernel ends the process there, by a timer, some milliseconds after that snapshot."""
 
 LAST_STEP_BEFORE_COMMIT = "sink: after snapshot"
-COMMIT_MS_MAX = 12.0
+BEFORE_INSERT = ": before"
+WITHIN_INSERT = ": within"
+"""An insert is likewise ended by a timer, while ClickHouse is at it."""
+
+DELAY_MS_MAX = 12.0
+"""A commit takes less, and so does an insert of the few rows of these epochs."""
+
 READ_PAUSE_SECONDS = 0.02
 
 
@@ -33,30 +39,39 @@ class SimulatedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CrashPoint:
-    """End the run with `fault` at the `nth` occurrence of `step`, or `delay_ms` after it."""
+    """End the run with `fault` at the `nth` occurrence of `step`, or `delay_ms` after the step it follows."""
 
     step: str
     nth: int
     fault: str
+    follows: str = ""
     delay_ms: float = 0.0
+
+
+def timed_steps(steps: Iterable[str]) -> dict[str, str]:
+    """Moments that no step names, each with the step that they follow."""
+    inserts = [step for step in steps if step.startswith("insert ") and step.endswith(BEFORE_INSERT)]
+    return {
+        COMMIT: LAST_STEP_BEFORE_COMMIT,
+        **{step.removesuffix(BEFORE_INSERT) + WITHIN_INSERT: step for step in inserts},
+    }
 
 
 def draw(steps: Mapping[str, int], chance: random.Random) -> CrashPoint:
     """A point to crash at; `steps` says how often a run without a crash passes each step."""
-    step = chance.choice([*sorted(steps), COMMIT])
-    passed = steps[LAST_STEP_BEFORE_COMMIT if step == COMMIT else step]
+    timed = timed_steps(steps)
+    step = chance.choice(sorted({*steps, *timed}))
+    passed = steps[timed.get(step, step)]
     nth = chance.randint(1, max(1, passed // 3))
-    if step == COMMIT:
-        return CrashPoint(step, nth, "kill", chance.uniform(0.1, COMMIT_MS_MAX))
+    if step in timed:
+        return CrashPoint(step, nth, "kill", timed[step], chance.uniform(0.1, DELAY_MS_MAX))
     return CrashPoint(step, nth, chance.choice(FAULTS))
 
 
 def arm(point: CrashPoint | None, disk: Disk) -> Counter[str]:
     """Have this process end at the point; returns how often each step has been passed, as it goes on."""
     passed: Counter[str] = Counter()
-    watched = None
-    if point is not None:
-        watched = LAST_STEP_BEFORE_COMMIT if point.step == COMMIT else point.step
+    watched = None if point is None else point.follows or point.step
 
     def hook(event: str, details: tuple[Any, ...]) -> None:
         if event != STEP:
