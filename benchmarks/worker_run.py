@@ -20,7 +20,7 @@ from benchmarks.pinned import cpu_seconds
 from dataflows.counters import PROCESS
 from dataflows.run import log_to_stderr, run_job, run_worker
 from dataflows.start import prepare
-from sinks.publish import PublishObserver, StagedBlock
+from sinks.publish import PublishObserver, Send, StagedBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ def drop_block(
     client: Client,  # noqa: ARG001  # the signature of what it replaces
     block: StagedBlock,
     data: bytes,  # noqa: ARG001  # as client
+    first: Send,  # noqa: ARG001  # as client
     sleep: Callable[[float], None],  # noqa: ARG001  # as client
     observer: PublishObserver,
 ) -> None:
