@@ -13,7 +13,14 @@ import numpy as np
 from benchmarks.numbered_keys import SHARDS, START_MS, new_indexes
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
-from dataflows.steps import judge, rate_events, refuse_unpriced, split_by_shard, split_by_tenant
+from dataflows.steps import (
+    ShardVerdicts,
+    judge,
+    rate_events,
+    refuse_unpriced,
+    split_by_key,
+    split_by_tenant,
+)
 from dataflows.tables import priced_rows
 from pricing.rate_card import compile_card
 from pricing.settings import load_settings
@@ -44,15 +51,17 @@ def seconds_by_step(batches: int) -> dict[str, float]:
         with timed("rate"):
             rated = rate_events(refuse_unpriced(decoded, card), card, settings.limits, _RETENTION_HOURS)
         with timed("hash and split"):
-            slices = list(split_by_shard(rated, SHARDS, _SEED))
-        for shard, sliced in slices:
-            with timed("index"):
-                verdict = indexes[shard].classify(sliced.sightings)
-            with timed("judge"):
-                judged = judge(sliced, verdict, 0)
-            with timed("rows"):
-                list(split_by_tenant(judged, SHARDS))
-                priced_rows(judged.priced)
+            keyed, slices = split_by_key(rated, SHARDS, _SEED)
+        with timed("index"):
+            verdicts = [
+                ShardVerdicts(one.shard, one.tick, indexes[one.shard].classify(one.sightings), 0)
+                for one in slices
+            ]
+        with timed("judge"):
+            judged = judge(keyed, verdicts)
+        with timed("rows"):
+            list(split_by_tenant(judged, SHARDS))
+            priced_rows(judged.priced)
     assert sum(len(index) for index in indexes) == batches * EVENTS, "an event was taken for another's copy"
     return dict(spent)
 

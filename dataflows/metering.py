@@ -1,11 +1,12 @@
 """The metering job, from source to sink.
 
-    read ─▶ decode ─▶ rate ─▶ by key ─▶ dedupe ─▶ by tenant ─▶ spend ─▶ publish
-               │                          │                               ▲
-               └── quarantine, progress ──┴────── priced, copies ─────────┘
+    read ─▶ decode ─▶ rate ─▶ key ───── events ──────▶ judge ─▶ by tenant ─▶ spend ─▶ publish
+               │               └─ by key ─▶ dedupe ─▶──┘ │                              ▲
+               └─────── quarantine, progress ────────────┴──── priced, copies ──────────┘
 
 One item is one poll of one input, thousands of events in columns. Two steps remember something
-(`dedupe`, `spend`); the others are functions. Every poll, the empty heartbeats too, reaches every
+(`dedupe`, `spend`); `judge` has a batch wait for the verdicts on its events, which alone travel; the others
+are functions. Every poll, the empty heartbeats too, reaches every
 shard and every sink partition, so that each of them takes part in every epoch.
 
 Run it with `meterline run`, or the Bytewax way, with the same environment:
@@ -28,19 +29,21 @@ from dataflows.counters import PROCESS
 from dataflows.decode import TimeBounds, decode
 from dataflows.file_source import FileSource, FileState
 from dataflows.kafka_source import KafkaSource
-from dataflows.operators import DedupeLogic, SpendLogic, SpendOutput, new_book
+from dataflows.operators import DedupeLogic, JudgeLogic, SpendLogic, SpendOutput, new_book
 from dataflows.start import Job, prepare_or_exit
-from dataflows.state import JobState
 from dataflows.steps import (
     DAY_MS,
     HOUR_MS,
     Judged,
+    KeyedBatch,
     ShardSlice,
+    ShardVerdicts,
     SpendSlice,
+    Tick,
     peak_of,
     rate_events,
     refuse_unpriced,
-    split_by_shard,
+    split_by_key,
     split_by_tenant,
 )
 from dataflows.tables import duplicate_rows, priced_rows, quarantine_rows
@@ -76,8 +79,14 @@ def build_flow(job: Job) -> Dataflow:
     raw = op.input("read", dataflow, _source(job))
     decoded = op.map("decode", raw, partial(_decode, bounds=bounds, card=card))
     rated = op.map("rate", decoded, partial(_rate, card=card, settings=settings))
-    by_key = op.flat_map("by_key", rated, partial(_by_key, state=state))
-    judged = op.stateful_batch("dedupe", by_key, partial(_dedupe_shard, job=job))
+    keyed = op.map("key", rated, partial(split_by_key, shards=state.shards, seed=state.hash_seed))
+    verdicts = op.stateful_batch(
+        "dedupe", op.flat_map("by_key", keyed, _by_key), partial(_dedupe_shard, job=job)
+    )
+    waiting = op.merge(
+        "waiting", op.map("of_batch", keyed, _of_batch), op.map("of_verdicts", verdicts, _of_verdicts)
+    )
+    judged = op.stateful_batch("judge", waiting, lambda _: JudgeLogic(state.shards))
     by_tenant = op.flat_map("by_tenant", judged, partial(_by_tenant, shards=state.shards))
     spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
 
@@ -117,9 +126,23 @@ def _rate(decoded: Decoded, card: RateCard, settings: Settings) -> Decoded:
     return rate_events(decoded, card, settings.limits, settings.metering.window_retention_hours)
 
 
-def _by_key(rated: Decoded, state: JobState) -> Iterator[tuple[str, ShardSlice]]:
-    for shard, sliced in split_by_shard(rated, state.shards, state.hash_seed):
-        yield f"{shard:02d}", sliced
+def _by_key(keyed: tuple[KeyedBatch, list[ShardSlice]]) -> Iterator[tuple[str, ShardSlice]]:
+    for sliced in keyed[1]:
+        yield f"{sliced.shard:02d}", sliced
+
+
+def _of_batch(keyed: tuple[KeyedBatch, list[ShardSlice]]) -> tuple[str, KeyedBatch | ShardVerdicts]:
+    batch = keyed[0]
+    return _input(batch.tick), batch
+
+
+def _of_verdicts(item: tuple[str, ShardVerdicts]) -> tuple[str, KeyedBatch | ShardVerdicts]:
+    verdicts = item[1]
+    return _input(verdicts.tick), verdicts
+
+
+def _input(tick: Tick) -> str:
+    return f"{tick.partition.ordinal:06d}"
 
 
 def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
@@ -139,7 +162,7 @@ def _spend_shard(resumed: str | None, job: Job) -> SpendLogic:
     keep_ms = settings.metering.window_retention_hours * HOUR_MS
     book = new_book(settings.limits, thresholds(settings))
     directory = job.state.directory / "spend"
-    return SpendLogic.build(directory, resumed, book, keep_ms, _ordinals(job), job.state.shards)
+    return SpendLogic.build(directory, resumed, book, keep_ms, _ordinals(job))
 
 
 def _ordinals(job: Job) -> frozenset[int]:
@@ -159,8 +182,8 @@ def _decoded_rows(decoded: Decoded, sinks: int) -> Iterator[tuple[str, SinkItem]
 
 
 def _judged_rows(item: tuple[str, Judged], sinks: int) -> Iterator[tuple[str, SinkItem]]:
-    key, judged = item
-    to = str(int(key) % sinks)
+    judged = item[1]
+    to = str(judged.tick.partition.ordinal % sinks)
     PROCESS.add(
         priced=len(judged.priced), duplicates=len(judged.duplicates), late=int(judged.priced["late"].sum())
     )

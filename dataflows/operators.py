@@ -1,8 +1,10 @@
-"""The two steps that remember, as thin Bytewax adapters: dedupe by shard of keys, spend by shard of tenants.
+"""The steps that remember, as thin Bytewax adapters: dedupe by shard of keys, spend by shard of tenants.
 
-Delivery. Each keeps its state in memory and, at every snapshot, appends what the epoch added to its
-segment files and hands Bytewax a manifest of them: a few hundred bytes, whatever the state's size. A
-crash before the snapshot is durable resumes from the manifest before it, whose files are still there;
+Between them a batch waits for its verdicts: none does when an epoch ends, so no snapshot knows of it.
+
+Delivery. Dedupe and spend keep their state in memory and, at every snapshot, append what the epoch added
+to their segment files and hand Bytewax a manifest of them: a few hundred bytes, whatever the state's size.
+A crash before the snapshot is durable resumes from the manifest before it, whose files are still there;
 after it, from the new one. The dedupe index may be ahead of the stream (see `dataflows.dedupe`), the
 spend windows may not: they are read exactly as far as the manifest counts.
 """
@@ -19,7 +21,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias
 
-import polars as pl
 from bytewax.operators import StatefulBatchLogic
 
 from dataflows.counters import PROCESS
@@ -29,7 +30,9 @@ from dataflows.steps import (
     HOUR_MS,
     SETTLED_EVENTS,
     Judged,
+    KeyedBatch,
     ShardSlice,
+    ShardVerdicts,
     SpendSlice,
     Tick,
     judge,
@@ -173,7 +176,7 @@ class ShardLog:
         return self._log
 
 
-class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
+class DedupeLogic(StatefulBatchLogic[ShardSlice, ShardVerdicts, str]):
     """One shard of keys."""
 
     def __init__(self, index: DedupeIndex, log: ShardLog, marks: Watermarks, keep_ms: int) -> None:
@@ -200,16 +203,16 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
             index.restore(entries_from_bytes(block))
         return cls(index, log, state.watermarks(expected), keep_ms)
 
-    def on_batch(self, values: list[ShardSlice]) -> tuple[Iterable[Judged], bool]:
-        """Judge the slices in the order in which they came."""
-        judged = []
+    def on_batch(self, values: list[ShardSlice]) -> tuple[Iterable[ShardVerdicts], bool]:
+        """Verdicts on the slices, in the order in which they came."""
+        found = []
         for sliced in values:
             self._log.know(sliced.shard)
-            before = self._marks.before(sliced.tick)
+            passed_ms = self._marks.before(sliced.tick)
             self._marks.advance(sliced.tick)
-            verdict = self._index.classify(sliced.sightings)
-            judged.append(judge(sliced, verdict, before))
-        return judged, StatefulBatchLogic.RETAIN
+            verdicts = self._index.classify(sliced.sightings)
+            found.append(ShardVerdicts(sliced.shard, sliced.tick, verdicts, passed_ms))
+        return found, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> str:
         """Append what the epoch added, let go of what has expired, and name what is left."""
@@ -227,22 +230,41 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, Judged, str]):
         return self._log.state(self._marks).to_json()
 
 
+class JudgeLogic(StatefulBatchLogic["KeyedBatch | ShardVerdicts", Judged, str]):
+    """The batches of one input, each of which waits for what every shard of keys says of it.
+
+    Batches come in their order, and so do the verdicts of each shard; a batch and its verdicts come in any.
+    """
+
+    def __init__(self, shards: int) -> None:
+        self._batches: deque[KeyedBatch] = deque()
+        self._verdicts: list[deque[ShardVerdicts]] = [deque() for _ in range(shards)]
+
+    def on_batch(self, values: list[KeyedBatch | ShardVerdicts]) -> tuple[Iterable[Judged], bool]:
+        """Judge every batch that is complete."""
+        for value in values:
+            if isinstance(value, KeyedBatch):
+                self._batches.append(value)
+            else:
+                self._verdicts[value.shard].append(value)
+        judged = []
+        while self._batches and all(self._verdicts):
+            judged.append(judge(self._batches.popleft(), [queue.popleft() for queue in self._verdicts]))
+        waiting = bool(self._batches) or any(self._verdicts)
+        return judged, StatefulBatchLogic.RETAIN if waiting else StatefulBatchLogic.DISCARD
+
+    def snapshot(self) -> str:
+        """Never called: a logic that waits for nothing is discarded, and none waits when an epoch ends."""
+        raise AssertionError("a batch waits for verdicts at the end of an epoch")
+
+
 SpendOutput: TypeAlias = "WindowVersions | CapAlert"
 
 
 class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
-    """One shard of tenants.
+    """One shard of tenants. Rows come in the order of their input: the event that crosses is the first to."""
 
-    A batch comes in one slice from each shard of keys. Their rows are added together, in the order
-    in which they stood in the input, so that the event which crosses a threshold is the first that
-    did. Slices from one shard come in the order of their batches; at the end of an epoch none is waiting.
-    """
-
-    def __init__(
-        self, book: SpendBook, log: ShardLog, records: int, marks: Watermarks, keep_ms: int, origins: int
-    ) -> None:
-        self._waiting: dict[int, list[deque[SpendSlice]]] = {}
-        self._origins = origins
+    def __init__(self, book: SpendBook, log: ShardLog, records: int, marks: Watermarks, keep_ms: int) -> None:
         self._book = book
         self._log = log
         self._records = records
@@ -257,16 +279,15 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
         new_book: Callable[[], SpendBook],
         keep_ms: int,
         expected: frozenset[int],
-        origins: int,
     ) -> SpendLogic:
-        """Load a shard. `keep_ms` is the retention of a window after its end, `origins` the shards of keys.
+        """Load a shard. `keep_ms` is the retention of a window after its end.
 
         Raises:
             CorruptStateError: a segment file is missing or damaged.
         """
         book = new_book()
         if resumed is None:
-            return cls(book, ShardLog(directory, None), 0, Watermarks(expected), keep_ms, origins)
+            return cls(book, ShardLog(directory, None), 0, Watermarks(expected), keep_ms)
         state = ShardState.from_json(resumed)
         log = ShardLog(directory, state)
         records = 0
@@ -274,30 +295,18 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
             for key, window in _windows_from_bytes(block):
                 book.windows[key] = window
                 records += 1
-        return cls(book, log, records, state.watermarks(expected), keep_ms, origins)
+        return cls(book, log, records, state.watermarks(expected), keep_ms)
 
     def on_batch(self, values: list[SpendSlice]) -> tuple[Iterable[SpendOutput], bool]:
-        """Add the rows of every batch that is complete; windows that changed and alerts go on."""
+        """Add the rows of every batch; windows that changed and alerts go on."""
         outputs: list[SpendOutput] = []
         for value in values:
             self._log.know(value.shard)
-            ordinal = value.tick.partition.ordinal
-            if ordinal not in self._waiting:
-                self._waiting[ordinal] = [deque() for _ in range(self._origins)]
-            queues = self._waiting[ordinal]
-            queues[value.origin].append(value)
-            if all(queues):
-                outputs += self._add([queue.popleft() for queue in queues])
+            self._marks.advance(value.tick)
+            if value.rows is not None:
+                touched, alerts = self._book.add(value.rows)
+                outputs += [versions_of([(key, self._book.windows[key]) for key in touched]), *alerts]
         return outputs, StatefulBatchLogic.RETAIN
-
-    def _add(self, batch: list[SpendSlice]) -> Iterable[SpendOutput]:
-        self._marks.advance(batch[0].tick)
-        frames = [part.rows for part in batch if part.rows is not None]
-        if not frames:
-            return
-        touched, alerts = self._book.add(pl.concat(frames).sort("offset", "line"))
-        yield versions_of([(key, self._book.windows[key]) for key in touched])
-        yield from alerts
 
     def snapshot(self) -> str:
         """Append the windows that the epoch changed, let go of what has expired, and name what is left."""

@@ -39,7 +39,7 @@ from dataflows.seeding import States, seed
 from dataflows.segments import fsync_directory
 from dataflows.start import Job, begin, make_ready
 from dataflows.state import MARKER_OF_REBUILD, REBUILD_TOKEN, open_state
-from dataflows.steps import DAY_MS, HOUR_MS, partition_by_tenant, split_by_shard
+from dataflows.steps import DAY_MS, HOUR_MS, partition_by_tenant, split_by_key
 from pricing.cap import CapAlert
 from pricing.settings import thresholds, timezone_for
 from pricing.spend import SpendBook
@@ -210,9 +210,10 @@ def _entries(
             known = state.partitions.get(f"{source}/{number}")
             partition = known or Partition(UNKNOWN_ORDINAL, str(source), int(str(number)))
             decoded = Decoded(partition, part, part.clear(), len(part), 0, live=False)
-            for shard, sliced in split_by_shard(decoded, state.shards, state.hash_seed):
+            _, slices = split_by_key(decoded, state.shards, state.hash_seed)
+            for sliced in slices:
                 if len(sliced.sightings):
-                    yield shard, entries_of(sliced.sightings)
+                    yield sliced.shard, entries_of(sliced.sightings)
         done += len(events)
         on_progress(f"{done:,} keys")
 

@@ -1,11 +1,11 @@
-"""The steps of the job as functions over batches: split by shard, rate, split by tenant.
+"""The steps of the job as functions over batches: rate, split by key, judge, split by tenant.
 
 Nothing here keeps state or does IO; `dataflows.operators` holds the two steps that remember.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -62,35 +62,52 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ShardSlice:
-    """The events of one batch whose keys belong to shard number `shard`, in arrival order; may be empty.
-
-    `events` are as `rate_events` leaves them, with `peak_ms`: the greatest event time of the batch so far.
-    """
+    """What dedupe needs of the events of one batch whose keys belong to shard number `shard`; may be none."""
 
     shard: int
     tick: Tick
-    events: pl.DataFrame
     sightings: Sightings
 
 
 @dataclass(frozen=True, slots=True)
+class ShardVerdicts:
+    """What shard number `shard` of keys makes of its slice of a batch, whose input had passed `passed_ms`."""
+
+    shard: int
+    tick: Tick
+    verdicts: npt.NDArray[np.int8]
+    passed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedBatch:
+    """A batch, as `rate_events` leaves its events, that waits for the verdicts on them.
+
+    `order` has the rows of `events` as they went to the shards of keys: shard after shard, in order of
+    arrival within each. So the events themselves need not go there and back.
+    """
+
+    tick: Tick
+    events: pl.DataFrame
+    order: Int64s
+
+
+@dataclass(frozen=True, slots=True)
 class SpendSlice:
-    """What shard number `origin` of keys has to say of one batch to shard number `shard` of tenants.
+    """What one batch has to say to shard number `shard` of tenants.
 
     `rows` are as `split_by_tenant` makes them; None where the batch brought that shard nothing.
     """
 
     shard: int
-    origin: int
     tick: Tick
     rows: pl.DataFrame | None
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What dedupe made of a slice: priced originals with `late`, copies, quarantine rows of conflicts."""
+    """What dedupe made of a batch: priced originals with `late`, copies, quarantine rows of conflicts."""
 
-    shard: int
     tick: Tick
     priced: pl.DataFrame
     duplicates: pl.DataFrame
@@ -151,35 +168,27 @@ def _mix(state: UInt64s, value: UInt64s) -> UInt64s:
     return mixed
 
 
-def split_by_shard(decoded: Decoded, shards: int, seed: int) -> Iterator[tuple[int, ShardSlice]]:
-    """One slice for each shard, the empty ones too: every shard learns of every input's progress."""
+def split_by_key(decoded: Decoded, shards: int, seed: int) -> tuple[KeyedBatch, list[ShardSlice]]:
+    """The batch, and a slice for each shard, the empty ones too: each learns of every input's progress."""
     tick = peak_of(decoded)
     events = decoded.events
-    partition = decoded.partition.ordinal
-    if events.is_empty():
-        nothing = events.with_columns(peak_ms=pl.lit(0, pl.Int64))
-        none = np.empty(0, np.uint64)
-        empty = Sightings(none, none, none.astype(np.int64), none, none, partition)
-        yield from ((shard, ShardSlice(shard, tick, nothing, empty)) for shard in range(shards))
-        return
     low, high = key_hashes(events, seed)
     shard = (high % np.uint64(shards)).astype(np.uint8)
     order = np.argsort(shard, kind="stable")
-    times = events["timestamp_ms"].to_numpy()
     sightings = Sightings(
         low[order],
         high[order],
-        times[order],
+        events["timestamp_ms"].to_numpy()[order],
         content_hashes(events)[order],
         pack_position(events["offset"].to_numpy(), events["line"].to_numpy())[order],
-        partition,
+        decoded.partition.ordinal,
     )
-    sorted_events = events.with_columns(peak_ms=pl.Series(np.maximum.accumulate(times)))[order]
-    ends = np.cumsum(np.bincount(shard, minlength=shards))
-    start = 0
-    for number, end in enumerate(ends.tolist()):
-        yield number, ShardSlice(number, tick, sorted_events[start:end], _slice(sightings, start, end))
-        start = end
+    ends = np.cumsum(np.bincount(shard, minlength=shards)).tolist()
+    slices = [
+        ShardSlice(number, tick, _slice(sightings, start, end))
+        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
+    ]
+    return KeyedBatch(tick, events, order), slices
 
 
 def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
@@ -289,7 +298,7 @@ def split_by_tenant(judged: Judged, shards: int) -> Iterator[SpendSlice]:
     if not judged.priced.is_empty():
         parts = _parts_by_tenant(judged.priced, shards)
     for shard in range(shards):
-        yield SpendSlice(shard, judged.shard, judged.tick, parts.get(shard))
+        yield SpendSlice(shard, judged.tick, parts.get(shard))
 
 
 _SPEND_COLUMNS = (
@@ -299,8 +308,6 @@ _SPEND_COLUMNS = (
     "timestamp_ms",
     "day_start_ms",
     "price",
-    "offset",
-    "line",
 )
 
 
@@ -324,27 +331,29 @@ def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFra
     }
 
 
-def judge(sliced: ShardSlice, verdict: npt.NDArray[np.int8], watermark_ms: int) -> Judged:
-    """What the verdicts of dedupe make of a slice, whose input had passed `watermark_ms` before it."""
-    events = sliced.events
-    original, copies = verdict == ORIGINAL, np.flatnonzero(verdict == DUPLICATE)
+def judge(batch: KeyedBatch, found: Sequence[ShardVerdicts]) -> Judged:
+    """What the verdicts of all shards, in the order of their numbers, make of a batch."""
+    events = batch.events
+    verdict = np.empty(len(events), np.int8)
+    verdict[batch.order] = np.concatenate([one.verdicts for one in found])
+    copies = np.flatnonzero(verdict == DUPLICATE)
     return Judged(
-        sliced.shard,
-        sliced.tick,
-        _priced(events if original.all() else events[np.flatnonzero(original)], watermark_ms),
+        batch.tick,
+        _priced(events, verdict == ORIGINAL, max(one.passed_ms for one in found)),
         events[list(_DUPLICATE_COLUMNS)][copies],
         _conflicts(events, verdict == CONFLICT),
     )
 
 
-def _priced(originals: pl.DataFrame, watermark_ms: int) -> pl.DataFrame:
-    passed_ms = np.maximum(originals["peak_ms"].to_numpy(), watermark_ms)
-    late = pl.Series("late", passed_ms > originals["late_after_ms"].to_numpy())
-    priced = originals[[name for name in originals.columns if name not in _WORKING_COLUMNS]]
-    return priced.insert_column(priced.width, late)
+def _priced(events: pl.DataFrame, original: Bools, passed_ms: int) -> pl.DataFrame:
+    """Originals with `late`: by the greatest time that their input had brought up to each of them."""
+    peaks_ms = np.maximum.accumulate(events["timestamp_ms"].to_numpy())
+    late = np.maximum(peaks_ms, passed_ms) > events["late_after_ms"].to_numpy()
+    priced = events.drop(_WORKING_COLUMNS).with_columns(late=pl.Series(late))
+    return priced if original.all() else priced.filter(pl.Series(original))
 
 
-_WORKING_COLUMNS = frozenset({"peak_ms", "late_after_ms", "raw"})
+_WORKING_COLUMNS = ("late_after_ms", "raw")
 _POSITION = ("source", "source_partition", "offset", "line")
 _DUPLICATE_COLUMNS = ("tenant_id", "idempotency_key", "timestamp_ms", *_POSITION)
 

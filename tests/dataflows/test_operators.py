@@ -16,6 +16,7 @@ from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
 from dataflows.operators import (
     DedupeLogic,
+    JudgeLogic,
     ShardState,
     SpendLogic,
     SpendOutput,
@@ -29,7 +30,7 @@ from dataflows.steps import (
     Tick,
     rate_events,
     refuse_unpriced,
-    split_by_shard,
+    split_by_key,
     split_by_tenant,
 )
 from pricing.cap import CapAlert
@@ -91,7 +92,7 @@ class Job:
         ]
         book = new_book(SETTINGS.limits, thresholds(SETTINGS))
         self.spends = [
-            SpendLogic.build(self.directory / "spend", state, book, keep_ms, expected, SHARDS)
+            SpendLogic.build(self.directory / "spend", state, book, keep_ms, expected)
             for state in self.snapshots[SHARDS:]
         ]
         self.seen = Seen()
@@ -116,13 +117,14 @@ class Job:
         )
         decoded = refuse_unpriced(decode(raw, NO_BOUNDS), CARD)
         rated = rate_events(decoded, CARD, SETTINGS.limits, RETENTION_HOURS)
-        for shard, sliced in split_by_shard(rated, SHARDS, seed=7):
-            for judged in self.dedupes[shard].on_batch([sliced])[0]:
-                self.seen.duplicates += judged.duplicates["idempotency_key"].to_list()
-                self.seen.conflicts += len(judged.quarantined)
-                self.seen.priced |= dict(judged.priced.select("idempotency_key", "late").iter_rows())
-                for part in split_by_tenant(judged, SHARDS):
-                    self._spend(self.spends[part.shard].on_batch([part])[0])
+        keyed, slices = split_by_key(rated, SHARDS, seed=7)
+        verdicts = [one for part in slices for one in self.dedupes[part.shard].on_batch([part])[0]]
+        (judged,), _ = JudgeLogic(SHARDS).on_batch([keyed, *verdicts])
+        self.seen.duplicates += judged.duplicates["idempotency_key"].to_list()
+        self.seen.conflicts += len(judged.quarantined)
+        self.seen.priced |= dict(judged.priced.select("idempotency_key", "late").iter_rows())
+        for part in split_by_tenant(judged, SHARDS):
+            self._spend(self.spends[part.shard].on_batch([part])[0])
 
     def _spend(self, outputs: Iterable[SpendOutput]) -> None:
         for output in outputs:

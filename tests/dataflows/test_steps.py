@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,18 @@ from hypothesis import strategies as st
 
 from dataflows.batch import QUARANTINE_SCHEMA, Decoded, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
-from dataflows.dedupe import DedupeIndex
+from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex
 from dataflows.steps import (
     HOUR_MS,
     Judged,
+    ShardVerdicts,
     content_hashes,
     judge,
     key_hashes,
     peak_of,
     rate_events,
     refuse_unpriced,
-    split_by_shard,
+    split_by_key,
     split_by_tenant,
 )
 from dataflows.tables import priced_rows, quarantine_rows
@@ -77,8 +77,9 @@ def judged(
 ) -> Judged:
     """The events rated, and judged by one shard of dedupe."""
     batch = rated(decoded(*events), settings or settings_of(), retention_hours)
-    ((_, sliced),) = split_by_shard(batch, shards=1, seed=7)
-    return judge(sliced, DedupeIndex(DAY_MS).classify(sliced.sightings), watermark_ms)
+    keyed, (sliced,) = split_by_key(batch, shards=1, seed=7)
+    verdicts = DedupeIndex(DAY_MS).classify(sliced.sightings)
+    return judge(keyed, [ShardVerdicts(0, sliced.tick, verdicts, watermark_ms)])
 
 
 PLAIN = fields(
@@ -216,33 +217,55 @@ def test_shards_get_every_event_once_in_order_with_its_own_columns(
             for number, (tenant, key, late) in enumerate(rows)
         )
     )
-    slices = dict(split_by_shard(batch, shards, seed=7))
-    assert list(slices) == list(range(shards))
-    assert all(one.tick == peak_of(batch) for one in slices.values())
-    events = pl.concat([one.events for one in slices.values()])
-    assert sorted(events["input_tokens"].to_list()) == list(range(len(rows)))
+    keyed, slices = split_by_key(batch, shards, seed=7)
+    assert [one.shard for one in slices] == list(range(shards))
+    assert all(one.tick == peak_of(batch) for one in slices)
+    assert sorted(keyed.order.tolist()) == list(range(len(rows)))
     homes: dict[tuple[str, str], int] = {}
-    newest: list[int] = list(accumulate((late for _, _, late in rows), max))
-    for shard, one in slices.items():
-        assert one.events["offset"].is_sorted()
-        assert one.sightings.time_ms.tolist() == one.events["timestamp_ms"].to_list()
-        assert (one.sightings.position >> np.uint64(20)).tolist() == one.events["offset"].to_list()
-        assert one.sightings.content.tolist() == content_hashes(one.events).tolist()
-        for row in one.events.iter_rows(named=True):
-            assert row["peak_ms"] == NOON_MS + newest[row["input_tokens"]]
-            assert homes.setdefault((row["tenant_id"], row["idempotency_key"]), shard) == shard
+    start = 0
+    for one in slices:
+        events = keyed.events[keyed.order[start : start + len(one.sightings)]]
+        start += len(one.sightings)
+        assert events["offset"].is_sorted()
+        assert one.sightings.time_ms.tolist() == events["timestamp_ms"].to_list()
+        assert (one.sightings.position >> np.uint64(20)).tolist() == events["offset"].to_list()
+        assert one.sightings.content.tolist() == content_hashes(events).tolist()
+        for row in events.iter_rows(named=True):
+            assert homes.setdefault((row["tenant_id"], row["idempotency_key"]), one.shard) == one.shard
+
+
+@given(st.lists(st.sampled_from([ORIGINAL, DUPLICATE, CONFLICT]), min_size=1, max_size=40), st.integers(1, 9))
+def test_each_event_gets_its_own_verdict(verdicts: list[int], shards: int) -> None:
+    batch = decoded(*(fields(idempotency_key=f"k-{number}") for number in range(len(verdicts))))
+    keyed, slices = split_by_key(rated(batch, settings_of()), shards, seed=7)
+    wanted = np.array(verdicts, np.int8)[keyed.order]
+    ends = np.cumsum([len(one.sightings) for one in slices])[:-1]
+    found = judge(
+        keyed,
+        [
+            ShardVerdicts(one.shard, one.tick, part, -1)
+            for one, part in zip(slices, np.split(wanted, ends), strict=True)
+        ],
+    )
+    by_verdict = {
+        ORIGINAL: found.priced["offset"].to_list(),
+        DUPLICATE: found.duplicates["offset"].to_list(),
+        CONFLICT: found.quarantined["offset"].to_list(),
+    }
+    offsets = batch.events["offset"].to_list()
+    assert by_verdict == {
+        kind: [offset for offset, one in zip(offsets, verdicts, strict=True) if one == kind]
+        for kind in (ORIGINAL, DUPLICATE, CONFLICT)
+    }
 
 
 def test_a_heartbeat_reaches_every_shard() -> None:
     empty = decode(RawBatch.heartbeat(FILE, 9, live=False), TimeBounds(1, 1))
-    slices = list(split_by_shard(rated(empty, settings_of()), 4, seed=7))
-    assert [(number, len(one.events), len(one.sightings)) for number, one in slices] == [
-        (number, 0, 0) for number in range(4)
-    ]
-    assert {(one.tick.peak_ms, one.tick.live) for _, one in slices} == {(-1, False)}
-    for _, one in slices:
-        nothing = judge(one, np.empty(0, np.int8), 5)
-        assert [part.rows for part in split_by_tenant(nothing, 3)] == [None, None, None]
+    keyed, slices = split_by_key(rated(empty, settings_of()), 4, seed=7)
+    assert [(one.shard, len(one.sightings)) for one in slices] == [(number, 0) for number in range(4)]
+    assert {(one.tick.peak_ms, one.tick.live) for one in slices} == {(-1, False)}
+    nothing = judge(keyed, [ShardVerdicts(one.shard, one.tick, np.empty(0, np.int8), 5) for one in slices])
+    assert [part.rows for part in split_by_tenant(nothing, 3)] == [None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -333,9 +356,7 @@ def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -
     found = judged(*events)
     assert found.priced.filter("late")["idempotency_key"].to_list() == ["k-30"]
     parts = list(split_by_tenant(found, 3))
-    assert [(part.shard, part.origin, part.tick) for part in parts] == [
-        (shard, found.shard, found.tick) for shard in range(3)
-    ]
+    assert [(part.shard, part.tick) for part in parts] == [(shard, found.tick) for shard in range(3)]
     rows = [part.rows for part in parts if part.rows is not None]
     assert sorted(pl.concat(rows)["price"].to_list()) == [one for one in range(50) if one != 30]
     assert sum(len(set(part["tenant_id"])) for part in rows) == 7
