@@ -24,7 +24,6 @@ everything staged.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -39,6 +38,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import polars as pl
+import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -102,6 +102,19 @@ class StagedBlock:
     crc32: int
 
 
+_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+"""LZ4 leaves a third of the bytes: less to write, to read back and to send, worth more than it costs."""
+
+
+def _arrow_stream(frame: pl.DataFrame) -> pa.Buffer:
+    """The frame as Arrow IPC. By way of pyarrow, which takes three quarters of the time that Polars does."""
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # ClickHouse reads no string views
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, table.schema, options=_IPC_OPTIONS) as stream:
+        stream.write_table(table)
+    return out.getvalue()
+
+
 class BlockStage:
     """Files of staged blocks of one sink partition, under names that are never used twice."""
 
@@ -121,15 +134,12 @@ class BlockStage:
     def write(self, table: str, frame: pl.DataFrame) -> StagedBlock:
         """Write one block durably."""
         name = f"{self._owner}-{uuid.uuid4().hex}.arrow"
+        data = _arrow_stream(frame)
         sys.audit("meterline.step", "block: before write")
-        path = self._directory / name
-        # By its path, which takes half the time of an open file. LZ4 leaves a third of the bytes: less to
-        # write, to read back and to send, which is worth more than it costs.
-        frame.write_ipc_stream(path, compat_level=pl.CompatLevel.oldest(), compression="lz4")
-        sys.audit("meterline.step", "block: written")
-        with path.open("rb") as file:
-            # As it was written: the disk has not been asked for these bytes yet, memory still holds them.
-            data = file.read()
+        with (self._directory / name).open("xb") as file:
+            file.write(data)
+            file.flush()
+            sys.audit("meterline.step", "block: written")
             os.fsync(file.fileno())
         sys.audit("meterline.step", "block: synced")
         return StagedBlock(table, name, f"meterline/{name}", len(frame), len(data), zlib.crc32(data))
@@ -211,9 +221,8 @@ def send_again(client: Client, block: StagedBlock, data: bytes) -> None:
             "ClickHouse knew a block whose rows it had lost; they are inserted again",
             extra={"table": block.table, "rows": len(missing)},
         )
-        rest = io.BytesIO()
-        missing.write_ipc_stream(rest, compat_level=pl.CompatLevel.oldest(), compression="lz4")
-        _insert(client, block.table, rest.getvalue(), f"{block.token}/{uuid.uuid4().hex}")
+        rest = _arrow_stream(missing).to_pybytes()
+        _insert(client, block.table, rest, f"{block.token}/{uuid.uuid4().hex}")
 
 
 def _insert(client: Client, table: str, data: bytes, token: str) -> None:
