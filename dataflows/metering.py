@@ -49,7 +49,7 @@ from dataflows.steps import (
 from dataflows.tables import duplicate_rows, priced_rows, quarantine_rows
 from pricing.cap import CapAlert
 from pricing.rate_card import RateCard, compile_card
-from pricing.settings import Settings, thresholds
+from pricing.settings import LimitSettings, Settings, thresholds
 from sinks.clickhouse import connect
 from sinks.metering_sink import MeteringSink
 from sinks.publish import Publisher
@@ -87,7 +87,9 @@ def build_flow(job: Job) -> Dataflow:
         "waiting", op.map("of_batch", keyed, _of_batch), op.map("of_verdicts", verdicts, _of_verdicts)
     )
     judged = op.stateful_batch("judge", waiting, lambda _: JudgeLogic(state.shards))
-    by_tenant = op.flat_map("by_tenant", judged, partial(_by_tenant, shards=state.shards))
+    by_tenant = op.flat_map(
+        "by_tenant", judged, partial(_by_tenant, shards=state.shards, limits=settings.limits)
+    )
     spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
 
     sinks = state.sink_partitions
@@ -152,8 +154,10 @@ def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
     return DedupeLogic.build(job.state.directory / "dedupe", resumed, window_ms, keep_ms, _ordinals(job))
 
 
-def _by_tenant(item: tuple[str, Judged], shards: int) -> Iterator[tuple[str, SpendSlice]]:
-    for sliced in split_by_tenant(item[1], shards):
+def _by_tenant(
+    item: tuple[str, Judged], shards: int, limits: LimitSettings
+) -> Iterator[tuple[str, SpendSlice]]:
+    for sliced in split_by_tenant(item[1], shards, limits):
         yield f"{sliced.shard:02d}", sliced
 
 

@@ -303,8 +303,8 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
         for value in values:
             self._log.know(value.shard)
             self._marks.advance(value.tick)
-            if value.rows is not None:
-                touched, alerts = self._book.add(value.rows)
+            if value.spent is not None:
+                touched, alerts = self._book.add(value.spent.sums, value.spent.rows)
                 outputs += [versions_of([(key, self._book.windows[key]) for key in touched]), *alerts]
         return outputs, StatefulBatchLogic.RETAIN
 

@@ -33,6 +33,7 @@ from metering.event import QuarantineReason
 from pricing.rate_card import RateCard
 from pricing.rating import Amounts, rate, usage_of
 from pricing.settings import LimitSettings, timezone_for
+from pricing.spend import sum_rows
 from pricing.windows import day_windows
 
 HOUR_MS = 3_600_000
@@ -93,15 +94,23 @@ class KeyedBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Rows that count for spend, in order of arrival, and their sums: what `SpendBook.add` takes."""
+
+    sums: pl.DataFrame
+    rows: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
 class SpendSlice:
     """What one batch has to say to shard number `shard` of tenants.
 
-    `rows` are as `split_by_tenant` makes them; None where the batch brought that shard nothing.
+    `spent` is None where the batch brought that shard nothing.
     """
 
     shard: int
     tick: Tick
-    rows: pl.DataFrame | None
+    spent: Spent | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,29 +301,23 @@ def _usd(pico: Int64s, amounts: Amounts, which: int) -> pl.Series:
     return pl.Series(pa.Array.from_buffers(kind, len(pico), [None, pa.py_buffer(words)]), dtype=USD)
 
 
-def split_by_tenant(judged: Judged, shards: int) -> Iterator[SpendSlice]:
-    """For every shard of tenants the columns that spend needs of the events that count, if there are any."""
+_SPEND_COLUMNS = ("tenant_id", "feature_id", "idempotency_key", "timestamp_ms", "day_start_ms", "price")
+
+
+def split_by_tenant(judged: Judged, shards: int, limits: LimitSettings) -> Iterator[SpendSlice]:
+    """A slice for every shard of tenants, of the events that are not late."""
+    rows = judged.priced[list(_SPEND_COLUMNS)]
+    late = judged.priced["late"]
+    if late.any():
+        rows = rows.filter(~late)
+    sums: dict[int, pl.DataFrame] = {}
     parts: dict[int, pl.DataFrame] = {}
-    if not judged.priced.is_empty():
-        parts = _parts_by_tenant(judged.priced, shards)
+    if len(rows):
+        sums = partition_by_tenant(sum_rows(rows, limits), shards)
+        parts = partition_by_tenant(rows, shards)
     for shard in range(shards):
-        yield SpendSlice(shard, judged.tick, parts.get(shard))
-
-
-_SPEND_COLUMNS = (
-    "tenant_id",
-    "feature_id",
-    "idempotency_key",
-    "timestamp_ms",
-    "day_start_ms",
-    "price",
-)
-
-
-def _parts_by_tenant(priced: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:
-    rows = priced[list(_SPEND_COLUMNS)]
-    late = priced["late"]
-    return partition_by_tenant(rows.filter(~late) if late.any() else rows, shards)
+        spent = Spent(sums[shard], parts[shard]) if shard in parts else None
+        yield SpendSlice(shard, judged.tick, spent)
 
 
 def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:

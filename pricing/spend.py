@@ -50,6 +50,16 @@ class _Group:
     cap: Decimal | None
 
 
+def sum_rows(rows: pl.DataFrame, limits: LimitSettings) -> pl.DataFrame:
+    """`tenant_id`, `feature_id` where some cap asks for it, `day_start_ms`, `price` and `events`, a count.
+
+    Once for a whole batch: a shard's few rows cost nearly as much to sum as all of them.
+    """
+    with_features = limits.feature_overrides or any(o.features for o in limits.tenant_overrides.values())
+    by = ["tenant_id", "feature_id", "day_start_ms"] if with_features else ["tenant_id", "day_start_ms"]
+    return rows.group_by(by, maintain_order=True).agg(price=pl.col("price").sum(), events=pl.len())
+
+
 class SpendBook:
     """The windows of some tenants. `changed` collects the keys touched since `take_changed`."""
 
@@ -59,36 +69,37 @@ class SpendBook:
         self._thresholds = thresholds
         self._changed: dict[WindowKey, None] = {}
 
-    def add(self, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
-        """Add priced rows in their order of arrival.
+    def add(self, sums: pl.DataFrame, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
+        """Add priced rows.
 
         Args:
-            rows: `tenant_id`, `feature_id`, `idempotency_key`, `timestamp_ms`, `day_start_ms`, `price`
-                (USD); none of them late.
+            sums: what `sum_rows` makes of them.
+            rows: the same in their order of arrival, with `tenant_id`, `feature_id`, `idempotency_key`,
+                `timestamp_ms`, `day_start_ms` and `price` (USD); none of them late.
 
         Returns:
             The windows that changed, and the alerts that this raised.
         """
         touched: list[WindowKey] = []
         alerts: list[CapAlert] = []
-        for group in self._groups(rows, pl.len()):
-            window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
-            window.cap = group.cap
-            before = window.spend_pico
-            window.spend_pico += group.amount_pico
-            window.events += group.events
+        for group in self._groups(sums):
+            window = self._grown(group)
             touched.append(group.key)
             self._changed[group.key] = None
-            alerts += self._cross(group.key, window, before, rows)
+            alerts += self._cross(group.key, window, window.spend_pico - group.amount_pico, rows)
         return touched, alerts
 
     def restore(self, sums: pl.DataFrame) -> None:
-        """Take in what earlier rows sum to: as `add`, with `events` (a count) in each row, and no alerts."""
-        for group in self._groups(sums, pl.col("events").sum()):
-            window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
-            window.cap = group.cap
-            window.spend_pico += group.amount_pico
-            window.events += group.events
+        """Take in what earlier rows sum to: as `add`, but nothing changes or alerts."""
+        for group in self._groups(sums):
+            self._grown(group)
+
+    def _grown(self, group: _Group) -> SpendWindow:
+        window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
+        window.cap = group.cap
+        window.spend_pico += group.amount_pico
+        window.events += group.events
+        return window
 
     def unraised(self) -> list[WindowKey]:
         """Windows that have reached a threshold which nobody was told of: their next event raises it."""
@@ -116,19 +127,13 @@ class SpendBook:
         changed, self._changed = list(self._changed), {}
         return changed
 
-    def _groups(self, rows: pl.DataFrame, events: pl.Expr) -> Iterator[_Group]:
-        if rows.is_empty():
-            return
-        limits = self._limits
-        with_features = limits.feature_overrides or any(o.features for o in limits.tenant_overrides.values())
-        by = ["tenant_id", "feature_id", "day_start_ms"] if with_features else ["tenant_id", "day_start_ms"]
-        summed = rows.group_by(by, maintain_order=True).agg(price=pl.col("price").sum(), events=events)
-        sums: dict[WindowKey, _Group] = {}
-        for record in summed.iter_rows(named=True):
+    def _groups(self, sums: pl.DataFrame) -> Iterable[_Group]:
+        groups: dict[WindowKey, _Group] = {}
+        for record in sums.iter_rows(named=True):
             for group in self._windows_of(record):
-                known = sums.get(group.key)
-                sums[group.key] = group if known is None else _merge(known, group)
-        yield from sums.values()
+                known = groups.get(group.key)
+                groups[group.key] = group if known is None else _merge(known, group)
+        return groups.values()
 
     def _windows_of(self, record: dict[str, Any]) -> Iterator[_Group]:
         tenant, feature = record["tenant_id"], record.get("feature_id", "")

@@ -123,7 +123,7 @@ class Job:
         self.seen.duplicates += judged.duplicates["idempotency_key"].to_list()
         self.seen.conflicts += len(judged.quarantined)
         self.seen.priced |= dict(judged.priced.select("idempotency_key", "late").iter_rows())
-        for part in split_by_tenant(judged, SHARDS):
+        for part in split_by_tenant(judged, SHARDS, SETTINGS.limits):
             self._spend(self.spends[part.shard].on_batch([part])[0])
 
     def _spend(self, outputs: Iterable[SpendOutput]) -> None:

@@ -265,7 +265,7 @@ def test_a_heartbeat_reaches_every_shard() -> None:
     assert [(one.shard, len(one.sightings)) for one in slices] == [(number, 0) for number in range(4)]
     assert {(one.tick.peak_ms, one.tick.live) for one in slices} == {(-1, False)}
     nothing = judge(keyed, [ShardVerdicts(one.shard, one.tick, np.empty(0, np.int8), 5) for one in slices])
-    assert [part.rows for part in split_by_tenant(nothing, 3)] == [None, None, None]
+    assert [part.spent for part in split_by_tenant(nothing, 3, settings_of().limits)] == [None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,12 @@ def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -
     events[30]["timestamp"] = NOON_MS - 10 * DAY_MS
     found = judged(*events)
     assert found.priced.filter("late")["idempotency_key"].to_list() == ["k-30"]
-    parts = list(split_by_tenant(found, 3))
+    parts = list(split_by_tenant(found, 3, settings_of().limits))
     assert [(part.shard, part.tick) for part in parts] == [(shard, found.tick) for shard in range(3)]
-    rows = [part.rows for part in parts if part.rows is not None]
+    spent = [part.spent for part in parts if part.spent is not None]
+    rows = [part.rows for part in spent]
+    assert [part.sums["price"].sum() for part in spent] == [part["price"].sum() for part in rows]
+    assert [part.sums["events"].sum() for part in spent] == [len(part) for part in rows]
     assert sorted(pl.concat(rows)["price"].to_list()) == [one for one in range(50) if one != 30]
     assert sum(len(set(part["tenant_id"])) for part in rows) == 7
 

@@ -12,7 +12,7 @@ import polars as pl
 from pricing.cap import CapAlert
 from pricing.money import from_pico
 from pricing.settings import LimitSettings, timezone_for
-from pricing.spend import SpendBook
+from pricing.spend import SpendBook, WindowKey, sum_rows
 from pricing.windows import day_window
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -67,7 +67,12 @@ def rows_of(limits: LimitSettings, events: Sequence[Event]) -> pl.DataFrame:
 
 
 def add_all(book: SpendBook, limits: LimitSettings, batches: Iterable[Sequence[Event]]) -> list[CapAlert]:
-    return [alert for batch in batches for alert in book.add(rows_of(limits, batch))[1]]
+    return [alert for batch in batches for alert in add(book, limits, rows_of(limits, batch))[1]]
+
+
+def add(book: SpendBook, limits: LimitSettings, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
+    """Add rows, and the sums that the job makes of them."""
+    return book.add(sum_rows(rows, limits), rows)
 
 
 def plain(amount: Decimal) -> str:

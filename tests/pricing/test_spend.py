@@ -11,7 +11,7 @@ from pricing.cap import CapAlert, alert_id
 from pricing.money import to_pico
 from pricing.settings import CapPair, LimitSettings, TenantLimits, TenantOverride
 from pricing.spend import SpendBook, WindowKey
-from tests.pricing.spend_events import THRESHOLDS, add_all, events_of, ms, rows_of, told, windows_in
+from tests.pricing.spend_events import THRESHOLDS, add, add_all, events_of, ms, rows_of, told, windows_in
 
 
 def tenant_caps(daily: str | None = None, monthly: str | None = None, zone: str = "UTC") -> LimitSettings:
@@ -330,11 +330,11 @@ def test_changed_windows_are_named_once() -> None:
     other = ("acme", "", "day", ms("2026-03-02T00:00"))
     book = SpendBook(FIFTY, THRESHOLDS)
     lines = ["acme a 2026-03-01T10:00 k1 1", "acme b 2026-03-01T11:00 k2 1", "acme a 2026-03-01T12:00 k3 0"]
-    touched, _ = book.add(rows_of(FIFTY, events_of(lines)))
+    touched, _ = add(book, FIFTY, rows_of(FIFTY, events_of(lines)))
     assert sorted(touched) == [day, month]
-    touched, _ = book.add(rows_of(FIFTY, events_of(["acme a 2026-03-02T10:00 k4 1"])))
+    touched, _ = add(book, FIFTY, rows_of(FIFTY, events_of(["acme a 2026-03-02T10:00 k4 1"])))
     assert sorted(touched) == [other, month]
-    assert book.add(rows_of(FIFTY, [])) == ([], [])
+    assert add(book, FIFTY, rows_of(FIFTY, [])) == ([], [])
     assert sorted(book.take_changed()) == [day, other, month]
     assert book.take_changed() == []
 
@@ -376,7 +376,7 @@ def test_many_small_amounts_add_up_to_the_last_place() -> None:
     exact = Decimal("1000.000000010000")
     limits = tenant_caps(str(exact))
     book = SpendBook(limits, (Decimal(1),))
-    (alert,) = book.add(rows)[1]
+    (alert,) = add(book, limits, rows)[1]
     assert book.windows["acme", "", "day", day_ms].spend_pico == to_pico(exact)
     assert (alert.crossing_key, alert.spend) == (str(2 * count - 1), exact)
 
