@@ -1,4 +1,4 @@
-"""The two steps that remember, fed through the stateless ones: watermarks, late events, restarts."""
+"""The steps that remember, fed through the stateless ones: watermarks, late events, restarts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bytewax.operators import StatefulBatchLogic
 
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.dedupe import ORIGINAL
 from dataflows.operators import (
     DedupeLogic,
     JudgeLogic,
@@ -27,6 +29,8 @@ from dataflows.segments import CorruptStateError, Segment
 from dataflows.steps import (
     HOUR_MS,
     SETTLED_EVENTS,
+    KeyedBatch,
+    ShardVerdicts,
     Tick,
     rate_events,
     refuse_unpriced,
@@ -392,3 +396,40 @@ def test_a_copy_is_found_after_an_event_with_a_clock_months_ahead(tmp_path: Path
         job.epoch()
     job.feed(*(event(key, NOON_MS + 1) for key in keys))
     assert (sorted(job.epoch().duplicates), job.keys()) == (sorted(keys), SETTLED_EVENTS + 4)
+
+
+def keyed_batch(number: int) -> tuple[KeyedBatch, list[ShardVerdicts]]:
+    """The nth batch of an input, of n events, and what each shard says: all of them are originals."""
+    lines = b"".join(event(f"k-{number}-{one}", NOON_MS) + b"\n" for one in range(number))
+    none, arrivals = np.zeros(number, np.int32), np.full(number, NOON_MS, np.int64)
+    offsets = np.arange(number, dtype=np.int64)
+    partition = Partition(0, "input", 0)
+    raw = RawBatch(partition, lines, offsets, none, arrivals, number, live=True, age_limited=False)
+    rated = rate_events(refuse_unpriced(decode(raw, NO_BOUNDS), CARD), CARD, SETTINGS.limits, 72)
+    keyed, slices = split_by_key(rated, SHARDS, seed=7)
+    return keyed, [
+        ShardVerdicts(one.shard, one.tick, np.full(len(one.sightings), ORIGINAL, np.int8), -1)
+        for one in slices
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_batch_waits_for_the_verdicts_of_every_shard_in_whatever_order_they_come(seed: int) -> None:
+    chance = random.Random(seed)
+    batches = [keyed_batch(number) for number in range(5)]
+    queues: list[list[KeyedBatch | ShardVerdicts]] = [[keyed for keyed, _ in batches]]
+    queues += [[verdicts[shard] for _, verdicts in batches] for shard in range(SHARDS)]
+    waiting = JudgeLogic(SHARDS)
+    judged: list[int] = []
+    while any(queues):
+        queue = chance.choice([one for one in queues if one])
+        count = chance.randint(1, len(queue))
+        arrived, queue[:count] = queue[:count], []
+        found, is_done = waiting.on_batch(arrived)
+        judged += [len(one.priced) for one in found]
+        assert judged == list(range(5 - max(map(len, queues))))
+        uneven = len(set(map(len, queues))) > 1
+        assert is_done == (StatefulBatchLogic.RETAIN if uneven else StatefulBatchLogic.DISCARD)
+        if uneven:
+            with pytest.raises(AssertionError, match="waits"):
+                waiting.snapshot()
