@@ -21,7 +21,6 @@ from dataflows.lines import Lines, split_lines
 from dataflows.plain_lines import FIELDS_SCHEMA, scan
 from metering.event import InvalidEvent, QuarantineReason, parse_line
 
-_LF = ord("\n")
 _REFUSED_SCHEMA = pl.Schema({"row": pl.Int64(), "reason": pl.String(), "detail": pl.String()})
 
 
@@ -46,8 +45,9 @@ def decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
         if len(found.left):
             slow, refused = _read_slowly(lines, found.left, unknown)
             fields = pl.concat([fields, slow]).sort("row") if len(slow) else fields
-        events, implausible = _split_implausible(_placed(fields, batch), batch, bounds)
-        quarantined = pl.concat([_quarantine(refused, batch), implausible])
+        raw = _raw_lines(lines if lines.data is batch.data else split_lines(batch.data), batch.data)
+        events, implausible = _split_implausible(_placed(fields, batch, raw), batch, bounds)
+        quarantined = pl.concat([_quarantine(refused, batch, raw), implausible])
     return Decoded(batch.partition, events, quarantined, read, batch.next_offset, batch.live, dict(unknown))
 
 
@@ -69,33 +69,30 @@ def _read_slowly(lines: Lines, rows: Int64s, unknown: Counter[str]) -> tuple[pl.
     )
 
 
-def _placed(frame: pl.DataFrame, batch: RawBatch) -> pl.DataFrame:
+def _placed(frame: pl.DataFrame, batch: RawBatch, raw: pl.Series) -> pl.DataFrame:
     """The frame with the position of every row, and its bytes as they arrived, newline included."""
     rows = frame["row"].to_numpy()
     return frame.with_columns(
-        offset=pl.Series(batch.offset[rows]),
-        line=pl.Series(batch.line[rows]),
-        raw=_raw_lines(batch.data).gather(rows),
+        offset=pl.Series(batch.offset[rows]), line=pl.Series(batch.line[rows]), raw=raw.gather(rows)
     )
 
 
-def _raw_lines(data: bytes) -> pl.Series:
+def _raw_lines(lines: Lines, data: bytes) -> pl.Series:
     """Each line's bytes with its newline, as references into the batch's own buffer.
 
     By way of Arrow, because Polars alone can only copy them, at fifteen times the price.
     """
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _LF) + 1
-    offsets = np.concatenate([[0], ends]).astype(np.int64)
-    lines = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    offsets = np.append(lines.starts, len(data))
+    binary = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(lines.starts), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     )
-    return pl.Series(lines)
+    return pl.Series(binary)
 
 
-def _quarantine(refused: pl.DataFrame, batch: RawBatch) -> pl.DataFrame:
+def _quarantine(refused: pl.DataFrame, batch: RawBatch, raw: pl.Series) -> pl.DataFrame:
     if not len(refused):
         return QUARANTINE_SCHEMA.to_frame()
-    placed = _placed(refused, batch).with_columns(tenant_id=pl.lit(""), model=pl.lit(""))
+    placed = _placed(refused, batch, raw).with_columns(tenant_id=pl.lit(""), model=pl.lit(""))
     return _without_newline(placed).select(list(QUARANTINE_SCHEMA))
 
 
