@@ -20,7 +20,8 @@ from benchmarks.pinned import cpu_seconds
 from dataflows.counters import PROCESS
 from dataflows.run import log_to_stderr, run_job, run_worker
 from dataflows.start import prepare
-from sinks.publish import PublishObserver, Send, StagedBlock
+from sinks.publish import PublishObserver, Send
+from sinks.stage import StagedBlock
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,13 +83,14 @@ def audit(
     its progress moves, what looks broken is looked at again, `LOOKS_MAX` times at most.
     """
     inputs = [Input(*row) for row in client.query(_INPUTS).result_rows]
-    if not any(one.events_read for one in inputs):
+    if not any(one.events_read for one in inputs) and not client.query(_BEYOND).result_rows:
         yield Check("inputs", ok=True, detail=NOTHING_YET, unproved="what was read")
     replaced = _any_replaced(client)
     # Without FINAL ClickHouse reads the columns of the position alone.
     priced = "usage" if replaced else "priced_events"
     looks: list[Callable[[], Check | Iterator[Check]]] = [
         *(partial(_check_input, client, one, priced, topic, on_progress) for one in inputs),
+        partial(_check_progress, client),
         *([partial(_check_identities, client)] if replaced else []),
         partial(check_keys, client, window_hours),
         partial(check_amounts, client),
@@ -181,6 +182,39 @@ def _check_input(
         )
     ledger = Ledger(np.concatenate([own, copies, quarantined]), _events(client, priced_table, one, own))
     yield _judge_recount(one, _recount(one, topic, ledger, on_progress))
+
+
+_BEYOND = """
+SELECT s.source, s.source_partition, count() AS beyond, min(s.source_offset) AS first
+FROM
+(
+    SELECT source, source_partition, source_offset FROM priced_events
+    UNION ALL SELECT source, source_partition, source_offset FROM duplicates
+    UNION ALL SELECT source, source_partition, source_offset FROM quarantine_log
+) AS s
+LEFT JOIN (SELECT source, source_partition, next_offset FROM source_progress FINAL) AS p
+ON s.source = p.source AND s.source_partition = p.source_partition
+WHERE s.source_offset >= p.next_offset
+GROUP BY s.source, s.source_partition
+ORDER BY s.source, s.source_partition
+SETTINGS join_use_nulls = 0
+"""
+
+
+def _check_progress(client: Client) -> Check:
+    """Rows come before the progress of their input, so there may be some beyond it, but not for long."""
+    rows = client.query(_BEYOND).result_rows
+    if not rows:
+        return Check("progress", ok=True, detail="no row stands beyond what its input has published")
+    source, number, beyond, first = rows[0]
+    place = Input(source, number, 0, 0).place(first << LINE_BITS)
+    return Check(
+        "progress",
+        ok=True,
+        detail=f"{beyond:,} rows from {place} on stand beyond what their input has published: of a job that "
+        "runs, or was stopped and publishes the rest at its next start; otherwise progress is lost",
+        unproved=f"rows beyond the progress of {source}/{number}",
+    )
 
 
 _POSITION = f"bitOr(bitShiftLeft(toUInt64(source_offset), {LINE_BITS}), toUInt64(source_line)) AS position"

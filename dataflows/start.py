@@ -39,8 +39,9 @@ from sinks.clickhouse import ClickHouseUnavailableError, connect
 from sinks.migrate import migrate
 from sinks.outbox import OutboxError
 from sinks.outbox_file import open_outbox_file
-from sinks.publish import DamagedBlockError, RefusedInsertError
+from sinks.publish import RefusedInsertError
 from sinks.spend_sums import newest_generation
+from sinks.stage import DamagedBlockError
 from sinks.webhook import WebhookEndpoint
 
 SERVER_SINK_PARTITIONS = 2

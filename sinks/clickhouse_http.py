@@ -2,9 +2,9 @@
 
 What is understood is what clickhouse-connect, `curl` and the common drivers send (ClickHouse's own
 documentation, "HTTP interface"): the statement in `query` or in the body, or split between both;
-`database`, `default_format`, `session_id`, `param_…`; every other parameter is a setting; a body under
-`Content-Encoding`. Multipart bodies (external tables) and ClickHouse's own block compression
-(`decompress=1`) are refused by name.
+`database`, `default_format`, `session_id`, `param_…` (this and `query` also as fields of a multipart body);
+every other parameter is a setting; a body under `Content-Encoding`. External tables (other multipart bodies)
+and ClickHouse's own block compression (`decompress=1`) are refused by name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -131,8 +132,10 @@ def read_statement(query_string: str, headers: Mapping[str, str], body: bytes, *
         BadRequestError: with the sentence for the client.
     """
     parameters = dict(parse_qsl(query_string, keep_blank_values=True))
-    if headers.get("content-type", "").startswith("multipart/"):
-        raise BadRequestError("external tables (multipart bodies) are not served here")
+    content_type = headers.get("content-type", "")
+    if content_type.lower().startswith("multipart/"):
+        parameters |= _form_fields(body, content_type)
+        body = b""
     if parameters.pop("decompress", "0") not in ("", "0"):
         raise BadRequestError("native block compression is not served here; use Content-Encoding")
     database = parameters.pop("database", "") or headers.get("x-clickhouse-database", "") or "default"
@@ -162,6 +165,22 @@ def read_statement(query_string: str, headers: Mapping[str, str], body: bytes, *
         raise BadRequestError("the query is empty", SYNTAX_ERROR)
     values = {name[6:]: value for name, value in parameters.items() if name.startswith("param_")}
     return Statement(sql, rows, database, default_format, session, settings, values)
+
+
+def _form_fields(body: bytes, content_type: str) -> dict[str, str]:
+    """Parameters that a driver found too long for the URL: the fields of a multipart body."""
+    form = message_from_bytes(b"Content-Type: %s\r\n\r\n%s" % (content_type.encode(), body))
+    fields: dict[str, str] = {}
+    for part in form.walk():
+        if part is form:
+            continue
+        name = str(part.get_param("name", header="content-disposition"))
+        if part.get_filename() is not None or not (name == "query" or name.startswith("param_")):
+            raise BadRequestError("external tables (other multipart bodies) are not served here")
+        fields[name] = bytes(part.get_payload(decode=True)).decode()
+    if not fields:
+        raise BadRequestError("the multipart body holds no parameters")
+    return fields
 
 
 def decompress(body: bytes, encoding: str) -> bytes:

@@ -20,7 +20,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from clickhouse_connect.driver.client import Client
 
 from pricing.cap import CapAlert
-from sinks.publish import BlockStage, Publisher, PublisherState
+from sinks.publish import Publisher, PublisherState
 from sinks.rows import (
     Heartbeat,
     Progress,
@@ -34,6 +34,7 @@ from sinks.rows import (
     stamped,
     window_rows,
 )
+from sinks.stage import BlockStage
 
 _STAMPS = {"priced_events": "ingested_at", "quarantine_log": "received_at", "duplicates": "received_at"}
 _DELIVERIES_PER_EPOCH = 1_000

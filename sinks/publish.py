@@ -5,16 +5,14 @@ written to files under `staged/`, one block a table, each with a token that is n
 snapshot names them as pending. At the next snapshot, when the epoch that staged them is durable on
 every worker, a thread begins to insert each of them with its token, while the job goes on; the snapshot
 after that waits for the thread, and until then every snapshot names them. On resume whatever is pending is
-inserted again: ClickHouse drops a block whose token it has seen. Whenever an insert is repeated, on resume
-or after an error, its rows are looked for afterwards, because ClickHouse may know a token and have lost the
-rows (`sinks.standing`); those that are missing go in under another token.
+inserted again where it does not stand: whenever an insert is repeated, on resume or after an error, its rows
+are looked for, before and after, because a token alone does not tell (`sinks.standing`).
 
 Delivery, exactly once in effect. A crash before the snapshot that names a block is durable: the epoch
 is replayed and staged anew under other tokens, the old files are orphans. A crash after it and before,
-during or after the insert, of the job or of ClickHouse: the same file is inserted with the same token on
-resume, and looked for. Nothing is sent from `close`, which also runs when the epoch will be thrown away.
-
-A block carries its size and a CRC-32, which are held against its file before each insert.
+during or after the insert, of the job or of ClickHouse: the same file is looked for on resume, and inserted
+with the same token where it is missing. Nothing is sent from `close`, which also runs when the epoch will
+be thrown away.
 
 Bounds: one epoch's blocks on their way beside those just staged; `BLOCK_ROWS_MAX` rows a block, so that
 an insert is one block of ClickHouse; `RETRY_SECONDS_MAX` of retries for an insert that fails for a
@@ -26,23 +24,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import polars as pl
-import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.clickhouse import ClickHouseUnavailableError, first_line
+from sinks.stage import BlockStage, StagedBlock, arrow_stream
 from sinks.standing import missing_rows
 
 BLOCK_ROWS_MAX = 500_000
@@ -79,108 +74,8 @@ INSERT_SETTINGS: dict[str, Any] = {
 _log = logging.getLogger(__name__)
 
 
-class DamagedBlockError(Exception):
-    """The file of a staged block is missing or altered. The message names it."""
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}; `meterline run --rebuild-state` makes the state anew from ClickHouse"
-
-
 class RefusedInsertError(Exception):
     """ClickHouse refuses a block for a reason that does not pass by itself. The message names the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagedBlock:
-    """One block on its way: a file of Arrow IPC under `staged/`, the table and the insert's token."""
-
-    table: str
-    file: str
-    token: str
-    rows: int
-    size_bytes: int
-    crc32: int
-
-
-_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-"""LZ4 leaves a third of the bytes: less to write, to read back and to send, worth more than it costs."""
-
-
-def _arrow_stream(frame: pl.DataFrame) -> pa.Buffer:
-    """The frame as Arrow IPC. By way of pyarrow, which takes three quarters of the time that Polars does."""
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # ClickHouse reads no string views
-    out = pa.BufferOutputStream()
-    with pa.ipc.new_stream(out, table.schema, options=_IPC_OPTIONS) as stream:
-        stream.write_table(table)
-    return out.getvalue()
-
-
-class BlockStage:
-    """Files of staged blocks of one sink partition, under names that are never used twice."""
-
-    def __init__(self, directory: Path, owner: str) -> None:
-        self._directory = directory
-        self._owner = owner
-        self._doomed: list[list[str]] = [[], []]
-
-    def open(self, pending: tuple[StagedBlock, ...]) -> None:
-        """Make the directory, and remove what a crash left of epochs that never became durable."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        wanted = {block.file for block in pending}
-        for path in self._directory.glob(f"{self._owner}-*.arrow"):
-            if path.name not in wanted:
-                path.unlink()
-
-    def write(self, table: str, frame: pl.DataFrame) -> StagedBlock:
-        """Write one block durably."""
-        name = f"{self._owner}-{uuid.uuid4().hex}.arrow"
-        data = _arrow_stream(frame)
-        sys.audit("meterline.step", "block: before write")
-        with (self._directory / name).open("xb") as file:
-            file.write(data)
-            file.flush()
-            sys.audit("meterline.step", "block: written")
-            os.fsync(file.fileno())
-        sys.audit("meterline.step", "block: synced")
-        return StagedBlock(table, name, f"meterline/{name}", len(frame), len(data), zlib.crc32(data))
-
-    def seal(self) -> None:
-        """Make the names of the blocks written so far durable, before a snapshot names them."""
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def read(self, block: StagedBlock) -> bytes:
-        """The bytes of a block.
-
-        Raises:
-            DamagedBlockError: they are gone, or not what was written.
-        """
-        path = self._directory / block.file
-        try:
-            data = path.read_bytes()
-        except OSError as exc:
-            raise DamagedBlockError(f"the staged block {path} cannot be read: {exc.strerror}") from exc
-        if len(data) != block.size_bytes:
-            raise DamagedBlockError(
-                f"the staged block {path} has {len(data)} bytes; {block.size_bytes} were written"
-            )
-        if zlib.crc32(data) != block.crc32:
-            raise DamagedBlockError(f"the staged block {path} is damaged: its checksum is wrong")
-        return data
-
-    def discard(self, blocks: tuple[StagedBlock, ...]) -> None:
-        """These are published; their files go two snapshots later, when no resume can name them."""
-        self._doomed[-1] += [block.file for block in blocks]
-
-    def collect(self) -> None:
-        """Call once a snapshot: delete what was discarded two snapshots ago."""
-        for name in self._doomed.pop(0):
-            sys.audit("meterline.step", "block: before delete")
-            (self._directory / name).unlink(missing_ok=True)
-        self._doomed.append([])
 
 
 class PublishObserver(Protocol):
@@ -213,22 +108,27 @@ def send(client: Client, block: StagedBlock, data: bytes) -> None:
 
 
 def send_again(client: Client, block: StagedBlock, data: bytes) -> None:
-    """Insert a block that may stand, wholly, in part, or in name only."""
-    _insert(client, block.table, data, block.token)
+    """Insert of a block that may stand, wholly, in part, or in name only, what does not stand."""
     missing = missing_rows(client, block.table, pl.read_ipc_stream(data))
-    if len(missing):
+    if not len(missing):
+        return
+    # Under its own token first: an earlier attempt may still be on its way.
+    _insert(client, block.table, arrow_stream(missing).to_pybytes(), block.token)
+    lost = missing_rows(client, block.table, missing)
+    if len(lost):
         _log.warning(
             "ClickHouse knew a block whose rows it had lost; they are inserted again",
-            extra={"table": block.table, "rows": len(missing)},
+            extra={"table": block.table, "rows": len(lost)},
         )
-        rest = _arrow_stream(missing).to_pybytes()
-        _insert(client, block.table, rest, f"{block.token}/{uuid.uuid4().hex}")
+        _insert(client, block.table, arrow_stream(lost).to_pybytes(), f"{block.token}/{uuid.uuid4().hex}")
 
 
 def _insert(client: Client, table: str, data: bytes, token: str) -> None:
     client.raw_insert(
         table,
-        insert_block=data,
+        # The driver by itself sends bytes again when the connection is cut, and may take a token without rows
+        # for a success. It does not do so with a view of them.
+        insert_block=memoryview(data),  # type: ignore[arg-type]  # it takes any buffer
         fmt="ArrowStream",
         settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
     )
@@ -257,12 +157,13 @@ def insert_block(
             refusals += getattr(exc, "code", None) in REFUSALS
             if refusals >= REFUSALS_MAX:
                 raise RefusedInsertError(
-                    f"ClickHouse refuses {block.rows} rows for {block.table} (staged/{block.file}); they "
-                    f"stay staged, and the next run publishes them once this is mended: {first_line(exc)}"
+                    f"ClickHouse refuses {block.rows} rows for {block.table} (staged/{block.file}), or to "
+                    "say whether they stand; they stay staged, and the next run publishes them once this is "
+                    f"mended: {first_line(exc)}"
                 ) from exc
             if time.monotonic() - started > RETRY_SECONDS_MAX:
                 raise ClickHouseUnavailableError(
-                    f"ClickHouse did not take {block.rows} rows for {block.table} within "
+                    f"ClickHouse did not confirm {block.rows} rows for {block.table} within "
                     f"{RETRY_SECONDS_MAX} seconds; they stay staged, and the next run publishes them. "
                     f"The last error was: {first_line(exc)}"
                 ) from exc

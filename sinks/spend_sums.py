@@ -1,7 +1,7 @@
 """The sums of spend that stand in ClickHouse: their generation, and how a rebuild makes them right.
 
 A window's row is replaced by one of a greater generation, and within a generation by one of more events
-(migration 4). So a state that begins anew catches up without setting anything back, and a rebuild, which
+(migration 7). So a state that begins anew catches up without setting anything back, and a rebuild, which
 knows the right sums, prevails over wrong ones that hold more events.
 """
 

@@ -1,9 +1,13 @@
 """Whether a staged block stands in ClickHouse, asked where its token alone cannot tell.
 
-A MergeTree table writes a part's token into its deduplication log and then gives the part its name (seen
-in ClickHouse 26.9: the write, then the rename). Killed between the two, it comes back knowing the token
-without having the rows, and drops the block each time it is sent again. So whoever repeats an insert looks
-for the rows afterwards. A part stands whole or not at all: one row of each, its witness, tells for all.
+A MergeTree table writes a part's token into its deduplication log and then gives the part its name. Killed
+between the two, it comes back knowing the token without having the rows, and drops the block each time it
+is sent again (seen in ClickHouse 26.9, with `strace -f -P TABLE/tmp_insert_all_1_1_0/ -e trace=rename
+-e inject=rename:signal=KILL`). So whoever repeats an insert looks for the rows as well. A part stands whole
+or not at all: one row of each, its witness, tells for all.
+
+Tokens are still needed, for an insert that is on its way while it is repeated. A table remembers its last
+10,000 parts, and a block makes one for each day that it touches.
 """
 
 from __future__ import annotations
@@ -62,15 +66,23 @@ _WITNESSES = {
     ),
     "cap_alert_log": _Witness({"alert_id": "String", "raised_at": "DateTime64(3, 'UTC')"}),
     "cap_alert_deliveries": _Witness({"alert_id": "String", "delivered_at": "DateTime64(3, 'UTC')"}),
-    "source_progress": _Witness({"source": "String", "source_partition": "UInt32", "next_offset": "UInt64"}),
+    "source_progress": _Witness(
+        {
+            "source": "String",
+            "source_partition": "UInt32",
+            "next_offset": "UInt64",
+            "updated_at": "DateTime64(3, 'UTC')",
+        }
+    ),
 }
 
 
 def missing_rows(client: Client, table: str, block: pl.DataFrame) -> pl.DataFrame:
     """The rows of a block whose part does not stand, found with one query a part.
 
-    A witness that a later row of its identity has replaced counts as missing. To insert its part again is
-    harmless: every table keeps the right row of an identity.
+    A witness that a later row of its identity has replaced counts as missing, and its part goes in again. For
+    most tables the later version prevails all the same; in `priced_events` the copy that replaced it, whose
+    amounts are the same, is replaced in turn.
 
     Raises:
         ClickHouseError, OSError: as any query.

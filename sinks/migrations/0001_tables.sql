@@ -1,7 +1,7 @@
 -- One row per priced event. Identity is (tenant, day of the event, idempotency key): an event that is
 -- priced again after its state was lost replaces itself, so `usage` never changes. The deduplication
--- window is what makes the second insert of one staged block a no-op; the job has at most one
--- unconfirmed block per table and sink partition, so ten thousand blocks are far more than it needs.
+-- window (parts, each with the token of its block) makes the second insert of a block a no-op while the
+-- first one is on its way; whether a block stands is asked otherwise (sinks/standing.py).
 CREATE TABLE IF NOT EXISTS priced_events
 (
     tenant_id             String,

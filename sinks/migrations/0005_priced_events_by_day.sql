@@ -55,4 +55,4 @@ SETTINGS non_replicated_deduplication_window = 10000,
 
 -- What an earlier try copied already is the same row again.
 INSERT INTO priced_events SELECT * FROM priced_events_by_month
-SETTINGS max_partitions_per_insert_block = 0;
+SETTINGS max_partitions_per_insert_block = 0, insert_deduplicate = 0;

@@ -43,7 +43,8 @@ SETTINGS non_replicated_deduplication_window = 10000,
 INSERT INTO spend_sums
     (tenant_id, feature_id, window_kind, window_start, window_end, spend, events, cap, updated_at, generation)
 SELECT tenant_id, feature_id, window_kind, window_start, window_end, spend, events, cap, updated_at, 0
-FROM spend_windows FINAL;
+FROM spend_windows FINAL
+SETTINGS insert_deduplicate = 0;
 
 CREATE OR REPLACE VIEW spend AS
 SELECT

@@ -203,6 +203,22 @@ def test_a_source_that_was_replaced_since_is_no_proof(priced: Place) -> None:
     assert "is not the event that was priced: {" in broken[0].detail
 
 
+def test_rows_whose_progress_is_lost_are_open(priced: Place, tmp_path: Path) -> None:
+    shutil.copytree(priced.root / "ch", tmp_path / "ch", symlinks=True)
+    client = connect(parse_address(f"chdb://{tmp_path}/ch"))
+    try:
+        client.command("TRUNCATE TABLE source_progress")
+        found = list(audit(client, None, THRESHOLDS, 24, lambda _: None, sleep=lambda _: None))
+    finally:
+        client.close()
+    (progress,) = [check for check in found if check.name == "progress"]
+    assert "stand beyond what their input has published" in progress.detail
+    assert verdict(found) == (
+        f"the books balance as far as they go; not recounted: rows beyond the progress of"
+        f" {priced.root}/events.jsonl/0"
+    )
+
+
 def test_before_anything_is_published_the_audit_says_that_there_is_nothing_to_balance(tmp_path: Path) -> None:
     client = connect(parse_address(f"chdb://{tmp_path}/ch"))
     try:

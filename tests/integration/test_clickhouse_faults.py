@@ -9,9 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrate
+from sinks.publish import send
+from sinks.rows import delivery_rows
+from sinks.stage import BlockStage
 from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
 from tests.integration.running import JOB_SECONDS, assert_agrees, published, until
 from tests.integration.test_supervision import expected_of, place_with_traffic, source_of
@@ -40,6 +44,20 @@ def test_inserts_that_meet_a_fault_stand_once(
     assert code == 0, stderr
     assert len(proxy.happened) >= min(3, len(faults)), "the test has shown nothing"
     assert_agrees(direct, expected_of(direct))
+
+
+def test_the_driver_repeats_no_insert_by_itself(server: ClickHouseProcess, tmp_path: Path) -> None:
+    proxy = MisbehavingProxy(server.port, chance=1.0, seed=1, faults=("dropped after",))
+    direct = connect(parse_address(f"clickhouse://127.0.0.1:{server.port}/repeats"))
+    migrate(direct)
+    stage = BlockStage(tmp_path, "sink-00")
+    block = stage.write("cap_alert_deliveries", delivery_rows([("a", 0)]))
+    client = connect(parse_address(f"clickhouse://127.0.0.1:{proxy.port}/repeats"))
+    with pytest.raises(ClickHouseError):
+        send(client, block, stage.read(block))
+    proxy.close()
+    assert proxy.happened == {"dropped after": 1}
+    assert direct.query("SELECT count() FROM cap_alert_deliveries").result_rows == [(1,)]
 
 
 @pytest.mark.long

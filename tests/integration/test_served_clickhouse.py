@@ -59,6 +59,13 @@ def test_queries_inserts_and_parameters_through_clickhouse_connect(client: Clien
     assert client.query("SELECT * FROM shop.t WHERE a > 9").result_rows == []
 
 
+def test_parameters_that_are_too_long_for_a_url(client: Client) -> None:
+    text = "😀\n\r\\'\t" * 5_000
+    assert client.query("SELECT {a:String}, {b:UInt8}", parameters={"a": text, "b": 7}).result_rows == [
+        (text, 7)
+    ]
+
+
 def test_a_block_sent_again_under_its_token_stands_once(client: Client) -> None:
     for token in ("first", "first", "second"):
         client.raw_insert(

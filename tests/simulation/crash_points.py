@@ -27,8 +27,8 @@ BEFORE_INSERT = ": before"
 WITHIN_INSERT = ": within"
 """An insert is likewise ended by a timer, while ClickHouse is at it."""
 
-DELAY_MS_MAX = 12.0
-"""A commit takes less, and so does an insert of the few rows of these epochs."""
+COMMIT_MS_MAX, INSERT_MS_MAX = 12.0, 60.0
+"""A commit takes less, and so do the inserts of these epochs, but for some of three days."""
 
 READ_PAUSE_SECONDS = 0.02
 
@@ -64,7 +64,8 @@ def draw(steps: Mapping[str, int], chance: random.Random) -> CrashPoint:
     passed = steps[timed.get(step, step)]
     nth = chance.randint(1, max(1, passed // 3))
     if step in timed:
-        return CrashPoint(step, nth, "kill", timed[step], chance.uniform(0.1, DELAY_MS_MAX))
+        delay_ms_max = COMMIT_MS_MAX if step == COMMIT else INSERT_MS_MAX
+        return CrashPoint(step, nth, "kill", timed[step], chance.uniform(0.1, delay_ms_max))
     return CrashPoint(step, nth, chance.choice(FAULTS))
 
 

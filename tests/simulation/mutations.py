@@ -14,9 +14,10 @@ import polars as pl
 
 from dataflows import operators, segments
 from dataflows.alerts import wall_clock_ms
-from sinks import publish
+from sinks import stage
 from sinks.metering_sink import MeteringPartition
-from sinks.publish import BlockStage, Publisher, StagedBlock
+from sinks.publish import Publisher
+from sinks.stage import BlockStage, StagedBlock
 
 
 def publish_at_once() -> None:
@@ -48,7 +49,7 @@ def token_from_epoch_number() -> None:
 def no_fsync() -> None:
     """Trust that what was written is on the disk."""
     trusting = SimpleNamespace(**{**vars(os), "fsync": lambda _: None})
-    for module in (segments, publish):
+    for module in (segments, stage):
         vars(module)["os"] = trusting
 
 

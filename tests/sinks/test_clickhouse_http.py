@@ -19,6 +19,20 @@ def read(
     return read_statement(urlencode(query), headers or {}, body, writes=method == "POST")
 
 
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+
+
+def form(name: str, value: str, more: str = "") -> bytes:
+    head = f'--x\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'
+    return f"{head}{value}\r\n--x--\r\n".encode()
+
+
+def test_parameters_may_stand_in_a_form() -> None:
+    statement = read({"query": "SELECT {a:String}"}, form("param_a", "ü\r\n--\ny"), FORM)
+    assert (statement.sql, statement.parameters) == (b"SELECT {a:String}", {"a": "ü\r\n--\ny"})
+    assert read({}, form("query", "SELECT 1"), FORM).sql == b"SELECT 1"
+
+
 @pytest.mark.parametrize(
     ("query", "body", "sql", "rows"),
     [
@@ -136,7 +150,9 @@ def test_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
         ({"query": "SELECT 1", "a;b": "1"}, b"", {}, "'a;b' is not the name of a setting"),
         ({"query": "SELECT 1", "decompress": "1"}, b"", {}, "use Content-Encoding"),
         ({"query": "SELECT 1", "default_format": "a b"}, b"", {}, "the default format is not a name"),
-        ({"query": "SELECT 1"}, b"", {"content-type": "multipart/form-data; boundary=x"}, "external tables"),
+        ({"query": "SELECT 1"}, b"", FORM, "the multipart body holds no parameters"),
+        ({"query": "SELECT 1"}, form("table", "1"), FORM, "external tables"),
+        ({"query": "SELECT 1"}, form("param_a", "1", '; filename="a"'), FORM, "external tables"),
         ({}, b"x", {"content-encoding": "br"}, "'br' is not known; use gzip, deflate, lz4"),
         ({}, b"x", {"content-encoding": "gzip"}, "the body is not one whole gzip stream"),
         ({}, b"xxxx", {"content-encoding": "gzip"}, "the body is not valid gzip"),

@@ -16,15 +16,9 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from sinks import publish
 from sinks.clickhouse import ClickHouseUnavailableError, connect, parse_address
 from sinks.migrate import migrate, migrations
-from sinks.publish import (
-    BlockStage,
-    DamagedBlockError,
-    Publisher,
-    PublisherState,
-    RefusedInsertError,
-    StagedBlock,
-)
-from sinks.rows import delivery_rows
+from sinks.publish import Publisher, PublisherState, RefusedInsertError
+from sinks.rows import delivery_rows, progress_rows
+from sinks.stage import BlockStage, DamagedBlockError, StagedBlock
 
 TABLE = "cap_alert_deliveries"
 
@@ -193,6 +187,36 @@ def test_a_block_that_a_dying_clickhouse_lost_is_inserted_by_the_retry(
     for _ in range(2):
         publisher.turn_epoch()
     assert count(client) == 2
+
+
+def test_progress_of_an_earlier_run_does_not_stand_for_this_ones(client: Client, tmp_path: Path) -> None:
+    before, now_ms = [("/a", 0, 100, 10), ("/b", 0, 500, 50)], 1_700_000_000_000
+    for rows_of_run in (before, [("/a", 0, 100, 10), ("/b", 0, 900, 90)]):  # the second has lost its state
+        publisher = new(client, tmp_path)
+        publisher.collect("source_progress", progress_rows(rows_of_run, now_ms))
+        now_ms += 1
+        pending = publisher.turn_epoch()
+        for _ in range(2):
+            publisher.turn_epoch()
+    lose(
+        client, "source_progress", "next_offset = 900 OR updated_at > fromUnixTimestamp64Milli(1700000000000)"
+    )
+    Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+    found = client.query("SELECT source, next_offset FROM source_progress FINAL ORDER BY source")
+    assert found.result_rows == [("/a", 100), ("/b", 900)]
+
+
+def test_what_stands_is_not_sent_again_even_if_its_token_is_forgotten(client: Client, tmp_path: Path) -> None:
+    client.command(f"ALTER TABLE {TABLE} MODIFY SETTING non_replicated_deduplication_window = 1")
+    publisher = new(client, tmp_path)
+    publisher.collect(TABLE, rows("a", "b"))
+    pending = publisher.turn_epoch()
+    for _ in range(2):
+        publisher.turn_epoch()
+    for name in ("c", "d", "e"):
+        client.insert(TABLE, [[name, datetime.now(timezone.utc)]])
+    Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+    assert count(client) == 5
 
 
 def test_what_was_staged_for_an_epoch_that_never_became_durable_is_thrown_away(
