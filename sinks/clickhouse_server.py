@@ -47,6 +47,8 @@ SESSIONS_MAX = 64
 """Named sessions kept; the one unused for longest gives way."""
 STATEMENT_SECONDS_MAX = 300
 """`max_execution_time` of a statement that does not set its own."""
+RECEIVE_BYTES = 1 << 20
+"""Taken from a connection at a time: a block of rows is megabytes, and waitress would take 8 kB."""
 
 Headers = list[tuple[str, str]]
 
@@ -253,6 +255,7 @@ def serve(directory: Path, port: int, announce: Callable[[int], None]) -> None:
         connection_limit=CONNECTIONS_MAX,
         max_request_body_size=BODY_MAX_BYTES,
         channel_timeout=STATEMENT_SECONDS_MAX,
+        recv_bytes=RECEIVE_BYTES,
         ident=None,
     )
     announce(listening.getsockname()[1])
