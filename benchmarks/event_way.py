@@ -91,3 +91,7 @@ def _line(number: int) -> bytes:
         "region": "eu-central-1",
     }
     return json.dumps(event).encode() + b"\n"
+
+
+if __name__ == "__main__":
+    seconds_by_step(1)
