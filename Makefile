@@ -19,6 +19,8 @@ comma := ,
 NOT_USABLE = $(if $(PYTHON),PYTHON=$(PYTHON) is none of them: name one$(comma) or leave it out,none of them was found: install one of them$(comma) or uv)
 # Where `make kafka` listens, and where it keeps the broker's jars.
 KAFKA_PORT = 9092
+# Tests of one file stay in one process, and in their order. 0 runs all of them in this one, for a debugger.
+TEST_PROCESSES = 2
 ARGS =
 
 .PHONY: help venv demo test lint check crash bench kafka kafka-test up clean
@@ -57,7 +59,7 @@ demo: $(STAMP) ## Run the whole job on made-up events and print the margin repor
 	@$(BIN)/meterline demo $(ARGS)
 
 test: $(STAMP) ## Run the tests, with Kafka's mock cluster and ClickHouse in the process (ARGS="-k rating" passes on)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## Check lint rules, formatting and types
 	@$(BIN)/ruff check .

@@ -5,6 +5,7 @@ Each is a measured child on the worker's core: `python -m benchmarks.limits deco
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -130,9 +131,10 @@ def insert(url: str, file: str) -> Measured:
     """
     rows = pa.ipc.open_stream(Path(file).read_bytes()).read_all()
     frame = pl.DataFrame(pl.from_arrow(rows))
-    blocks = []
-    for start in range(0, len(frame), ROWS_PER_INSERT):
-        blocks.append(arrow_stream(frame.slice(start, ROWS_PER_INSERT)).to_pybytes())
+    blocks = [
+        arrow_stream(frame.slice(start, ROWS_PER_INSERT)).to_pybytes()
+        for start in range(0, len(frame), ROWS_PER_INSERT)
+    ]
     client = connect(parse_address(url))
     cpu_before, started = cpu_seconds(), time.monotonic()
     for block_bytes in blocks:
