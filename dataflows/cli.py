@@ -7,6 +7,7 @@ found a break · 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -67,6 +68,8 @@ from sinks.migrate import migrate
 
 EXIT_FAILED = 1
 EXIT_AUDIT_BROKEN = 3
+
+_FORMAT_CLAUSE = re.compile(r"\bFORMAT\s+\w+[\s;]*\Z", re.IGNORECASE)
 
 
 class Meterline(click.Group):
@@ -364,6 +367,8 @@ def show_recount(text: str) -> None:
 @click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
 def query(sql: str, form: str) -> None:
     """Ask ClickHouse something in SQL: the embedded engine has no other client."""
+    if _FORMAT_CLAUSE.search(sql):
+        raise PlanError(f"leave FORMAT out of the query: --format takes {', '.join(RENDERERS)}")
     client = connect(_existing())
     try:
         result = client.query(sql)

@@ -99,7 +99,8 @@ def run_demo(directory: Path, events: int, seed: int, say: Callable[[str], None]
     finally:
         client.close()
     say(
-        f'\nAsk for more:  meterline query --clickhouse {job.plan.clickhouse} "…"\n\n{MORE_SQL}\n\n'
+        "\nAsk for more (`source .venv/bin/activate` first):"
+        f'  meterline query --clickhouse {job.plan.clickhouse} "…"\n\n{MORE_SQL}\n\n'
         f"Prove that nothing was lost or doubled:  meterline audit {_flags(directory, day)}\n"
         f"Run it again, and nothing changes; begin anew:  rm -r {directory}"
     )

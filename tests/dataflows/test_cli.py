@@ -77,6 +77,8 @@ def test_query_answers_and_refuses_in_a_sentence(priced: Place) -> None:
     refused = meterline("query", "SELECT nonsense", "--clickhouse", priced.clickhouse)
     assert refused.returncode == 1
     assert len(refused.stderr.strip().splitlines()) == 1
+    refused = meterline("query", "SELECT 1 format CSV;", "--clickhouse", priced.clickhouse)
+    assert refused.stderr == "meterline: leave FORMAT out of the query: --format takes text, json, csv\n"
 
 
 def test_what_goes_into_a_pipe_is_not_cut(priced: Place) -> None:
