@@ -22,6 +22,9 @@ import lz4.frame
 BODY_MAX_BYTES = 256 << 20
 """The longest body taken, as sent and once more as decompressed."""
 
+FRAMES_MAX = 1_000
+"""Compressed streams in a body, one after the other."""
+
 DEFAULT_FORMAT = "TabSeparated"
 SYNTAX_ERROR, BAD_ARGUMENTS, UNKNOWN = 62, 36, 1002  # ClickHouse's ErrorCodes.cpp
 
@@ -195,16 +198,24 @@ def decompress(body: bytes, encoding: str) -> bytes:
     if encoding not in _DECOMPRESSORS:
         known = ", ".join(_DECOMPRESSORS)
         raise BadRequestError(f"Content-Encoding {encoding[:32]!r} is not known; use {known}")
-    decompressor = _DECOMPRESSORS[encoding]()
-    try:
-        data: bytes = decompressor.decompress(body, BODY_MAX_BYTES + 1)
-    except (RuntimeError, zlib.error) as exc:
-        raise BadRequestError(f"the body is not valid {encoding}") from exc
-    if len(data) > BODY_MAX_BYTES:
-        raise BadRequestError(f"the body is longer than {BODY_MAX_BYTES >> 20} MiB when unpacked")
-    if not decompressor.eof or decompressor.unused_data:
-        raise BadRequestError(f"the body is not one whole {encoding} stream")
-    return data
+    parts: list[bytes] = []
+    room = BODY_MAX_BYTES
+    rest = body
+    while rest or not parts:  # drivers write frame after frame
+        if len(parts) == FRAMES_MAX:
+            raise BadRequestError(f"the body is more than {FRAMES_MAX} streams of {encoding}")
+        decompressor = _DECOMPRESSORS[encoding]()
+        try:
+            parts.append(decompressor.decompress(rest, room + 1))
+        except (RuntimeError, zlib.error) as exc:
+            raise BadRequestError(f"the body is not valid {encoding}") from exc
+        room -= len(parts[-1])
+        if room < 0:
+            raise BadRequestError(f"the body is longer than {BODY_MAX_BYTES >> 20} MiB when unpacked")
+        if not decompressor.eof:
+            raise BadRequestError(f"the body ends in the middle of a {encoding} stream")
+        rest = decompressor.unused_data or b""
+    return b"".join(parts)
 
 
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {

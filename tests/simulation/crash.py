@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -24,8 +25,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import partial
@@ -196,6 +198,15 @@ def _in_outbox(place: Place) -> int:
         connection.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What became of one: its crashes, with the number of workers, the events to be priced, the verdict."""
+
+    happened: list[tuple[CrashPoint, int]]
+    rows: int
+    verdict: Verdict
+
+
 @dataclass
 class Tally:
     """Crashes that happened, by (step, fault, workers), and what the verdicts on their chains added up to."""
@@ -205,14 +216,15 @@ class Tally:
     chains: int = 0
     rows: int = 0
 
-    def add(self, points: list[tuple[CrashPoint, int]], verdict: Verdict) -> None:
+    def add(self, chain: Chain) -> None:
         """Count a chain; what it got wrong stands with each of its crashes."""
         self.chains += 1
-        for point, workers in points:
+        self.rows += chain.rows
+        for point, workers in chain.happened:
             key = (point.step, point.fault, workers)
             self.crashes[key] += 1
-            if not verdict.clean:
-                self.bad[key] = verdict
+            if not chain.verdict.clean:
+                self.bad[key] = chain.verdict
 
 
 def write_days(place: Place, seed: int) -> None:
@@ -236,8 +248,8 @@ def expected_of(place: Place) -> Audit:
 
 
 def run_chain(
-    root: Path, seed: int, steps: dict[str, int], tally: Tally, broken: Callable[[], None] | None = None
-) -> Verdict:
+    root: Path, seed: int, steps: dict[str, int], broken: Callable[[], None] | None = None
+) -> Chain:
     """One chain, all of whose choices come from its seed.
 
     Raises:
@@ -261,10 +273,19 @@ def run_chain(
     code, found = in_fork(partial(judge, place), root / "verdict")
     if code != 0:
         raise AssertionError(f"seed {seed}: what stands cannot be read: see {root / 'log'}")
-    tally.rows += found.pop("rows")
-    verdict = Verdict(**found)
-    tally.add(happened, verdict)
-    return verdict
+    return Chain(happened, found.pop("rows"), Verdict(**found))
+
+
+def attempt(root: Path, seed: int, steps: dict[str, int]) -> tuple[Chain | None, str]:
+    """A chain in a directory of its own, if it has a verdict, and in words what is wrong with it."""
+    root.mkdir()
+    try:
+        chain = run_chain(root, seed, steps)
+        return chain, "" if chain.verdict.clean else str(chain.verdict)
+    except (AssertionError, TimeoutError) as exc:
+        return None, f"{exc}\n{(root / 'log').read_text(errors='replace')[-3_000:]}"
+    finally:
+        shutil.rmtree(root)
 
 
 def steps_of(root: Path, seed: int) -> dict[str, int]:
@@ -288,27 +309,32 @@ def matrix(tally: Tally) -> Iterator[str]:
         yield f"| {step} | " + " | ".join(counts) + f" | {wrong} |"
 
 
-def run_chains(directory: Path, seed: int, crashes: int) -> tuple[int, str]:
+def run_chains(directory: Path, seed: int, crashes: int, processes: int) -> tuple[int, str]:
     """Chains from `seed` on, until so many crashes have happened or `FAILURES_MAX` chains went wrong.
 
     Returns how many went wrong, and the report.
     """
     tally, first, failures = Tally(), seed, 0
     steps = steps_of(_made(directory / "steps"), seed)
-    while sum(tally.crashes.values()) < crashes and failures < FAILURES_MAX:
-        root = _made(directory / f"seed-{seed}")
-        try:
-            verdict = run_chain(root, seed, steps, tally)
-            trouble = "" if verdict.clean else str(verdict)
-        except (AssertionError, TimeoutError) as exc:
-            trouble = f"{exc}\n{(root / 'log').read_text(errors='replace')[-3_000:]}"
-        if trouble:
-            failures += 1
-            again = f"python -m tests.simulation.crash --seed {seed} --crashes 1"
-            sys.stderr.write(f"\nseed {seed}: {trouble}\nagain with: {again}\n")
-        shutil.rmtree(root)
-        seed += 1
-        sys.stderr.write(f"\r{sum(tally.crashes.values()):,} of {crashes:,} crashes")
+    running: deque[tuple[int, Future[tuple[Chain | None, str]]]] = deque()
+    # Processes that are begun anew, not forks of this one, which has threads by then.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        while True:
+            enough = sum(tally.crashes.values()) >= crashes or failures >= FAILURES_MAX
+            while not enough and len(running) < processes:
+                running.append((seed, pool.submit(attempt, directory / f"seed-{seed}", seed, steps)))
+                seed += 1
+            if not running:
+                break
+            number, future = running.popleft()
+            chain, trouble = future.result()
+            if chain is not None:
+                tally.add(chain)
+            if trouble:
+                failures += 1
+                again = f"python -m tests.simulation.crash --seed {number} --crashes 1"
+                sys.stderr.write(f"\nseed {number}: {trouble}\nagain with: {again}\n")
+            sys.stderr.write(f"\r{sum(tally.crashes.values()):,} of {crashes:,} crashes")
     sys.stderr.write("\n")
     head = (
         f"Seeds {first} to {seed - 1}: {tally.chains} days, {sum(tally.crashes.values()):,} crashes, "
@@ -323,7 +349,7 @@ def symptom(directory: Path, seed: int, rule: str) -> str | None:
     for chain in range(MUTATION_CHAINS_MAX):
         root = _made(directory / f"{rule}-{chain}")
         try:
-            verdict = run_chain(root, seed + chain, steps, Tally(), MUTATIONS[rule])
+            verdict = run_chain(root, seed + chain, steps, MUTATIONS[rule]).verdict
         except (AssertionError, TimeoutError):
             last_words = (root / "log").read_text(errors="replace").strip().splitlines()[-1]
             return f"seed {seed + chain}: it does not come back, {last_words.replace(str(root), '')}"
@@ -345,11 +371,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.crash")
     parser.add_argument("--seed", type=int, default=7, help="of the first chain; the next ones count on")
     parser.add_argument("--crashes", type=int, default=1_000)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="chains at a time")
     parser.add_argument("--mutations", nargs="*", choices=list(MUTATIONS), help="break these rules instead")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="crash-") as directory:
         if options.mutations is None:
-            failures, report = run_chains(Path(directory), options.seed, options.crashes)
+            failures, report = run_chains(Path(directory), options.seed, options.crashes, options.processes)
             sys.stdout.write(report)
             return 1 if failures else 0
         missed = 0

@@ -137,6 +137,8 @@ def test_parameters_become_settings_values_and_the_way_of_the_answer() -> None:
         ("gzip", gzip.compress(b"SELECT 1")),
         ("deflate", zlib.compress(b"SELECT 1")),
         ("lz4", lz4.frame.compress(b"SELECT 1")),
+        ("lz4", lz4.frame.compress(b"SELECT") + lz4.frame.compress(b" ") + lz4.frame.compress(b"1")),
+        ("gzip", gzip.compress(b"SELECT") + gzip.compress(b" 1")),
     ],
 )
 def test_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
@@ -154,7 +156,14 @@ def test_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
         ({"query": "SELECT 1"}, form("table", "1"), FORM, "external tables"),
         ({"query": "SELECT 1"}, form("param_a", "1", '; filename="a"'), FORM, "external tables"),
         ({}, b"x", {"content-encoding": "br"}, "'br' is not known; use gzip, deflate, lz4"),
-        ({}, b"x", {"content-encoding": "gzip"}, "the body is not one whole gzip stream"),
+        ({}, b"x", {"content-encoding": "gzip"}, "the body ends in the middle of a gzip stream"),
+        ({}, gzip.compress(b"") * 1_001, {"content-encoding": "gzip"}, "more than 1000 streams of gzip"),
+        (
+            {},
+            lz4.frame.compress(b"SELECT") + lz4.frame.compress(b" 1")[:-2],
+            {"content-encoding": "lz4"},
+            "the body ends in the middle of a lz4 stream",
+        ),
         ({}, b"xxxx", {"content-encoding": "gzip"}, "the body is not valid gzip"),
         ({}, b"xxxxxxxx", {"content-encoding": "lz4"}, "the body is not valid lz4"),
         (
