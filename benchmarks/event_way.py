@@ -54,7 +54,7 @@ def seconds_by_step(batches: int) -> dict[str, float]:
             keyed, slices = split_by_key(rated, SHARDS, _SEED)
         with timed("index"):
             verdicts = [
-                ShardVerdicts(one.shard, one.tick, indexes[one.shard].classify(one.sightings), 0)
+                ShardVerdicts(one.shard, one.tick, indexes[one.shard].classify(one.sightings), 0, "")
                 for one in slices
             ]
         with timed("judge"):

@@ -5,9 +5,10 @@
                └─────── quarantine, progress ────────────┴──── priced, copies ──────────┘
 
 One item is one poll of one input, thousands of events in columns. Two steps remember something
-(`dedupe`, `spend`); `judge` has a batch wait for the verdicts on its events, which alone travel; the others
-are functions. Every poll, the empty heartbeats too, reaches every
-shard and every sink partition, so that each of them takes part in every epoch.
+(`dedupe`, `spend`). Events stay in the process that read them: only their keys go to the shards of dedupe,
+and `judge`, in the same process, has the batch wait for the verdicts. The others are functions. Every poll,
+the empty heartbeats too, reaches every shard and every sink partition, so that each of them takes part in
+every epoch.
 
 Run it with `meterline run`, or the Bytewax way, with the same environment:
 
@@ -30,7 +31,9 @@ from dataflows.decode import TimeBounds, decode
 from dataflows.file_source import FileSource, FileState
 from dataflows.kafka_source import KafkaSource
 from dataflows.operators import DedupeLogic, JudgeLogic, SpendLogic, SpendOutput, new_book
+from dataflows.routing import keys_of
 from dataflows.start import Job, prepare_or_exit
+from dataflows.state import JobState
 from dataflows.steps import (
     DAY_MS,
     HOUR_MS,
@@ -39,7 +42,6 @@ from dataflows.steps import (
     ShardSlice,
     ShardVerdicts,
     SpendSlice,
-    Tick,
     peak_of,
     rate_events,
     refuse_unpriced,
@@ -67,8 +69,11 @@ def flow() -> Dataflow:
     return build_flow(prepare_or_exit())
 
 
-def build_flow(job: Job) -> Dataflow:
-    """The steps in their order. Nothing is connected before Bytewax runs them."""
+def build_flow(job: Job, worker: int = 0, workers: int = 1) -> Dataflow:
+    """The steps in their order, for a process that is this one of so many.
+
+    Nothing is connected before Bytewax runs them.
+    """
     settings, state = job.plan.settings, job.state
     card = compile_card(settings.pricing.rules)
     bounds = TimeBounds(
@@ -79,7 +84,8 @@ def build_flow(job: Job) -> Dataflow:
     raw = op.input("read", dataflow, _source(job))
     decoded = op.map("decode", raw, partial(_decode, bounds=bounds, card=card))
     rated = op.map("rate", decoded, partial(_rate, card=card, settings=settings))
-    keyed = op.map("key", rated, partial(split_by_key, shards=state.shards, seed=state.hash_seed))
+    homes = keys_of(worker, workers, state.shards)
+    keyed = op.map("key", rated, partial(_keyed, state=state, homes=homes))
     verdicts = op.stateful_batch(
         "dedupe", op.flat_map("by_key", keyed, _by_key), partial(_dedupe_shard, job=job)
     )
@@ -93,13 +99,14 @@ def build_flow(job: Job) -> Dataflow:
     spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
 
     sinks = state.sink_partitions
+    sink = _sink(job)
     rows = op.merge(
         "rows",
         op.flat_map("decoded_rows", decoded, partial(_decoded_rows, sinks=sinks)),
-        op.flat_map("judged_rows", judged, partial(_judged_rows, sinks=sinks)),
+        op.flat_map("judged_rows", judged, partial(_judged_rows, sink=sink)),
         op.map("spend_rows", spend, partial(_spend_row, sinks=sinks)),
     )
-    op.output("publish", rows, _sink(job))
+    op.output("publish", rows, sink)
     return dataflow
 
 
@@ -128,6 +135,11 @@ def _rate(decoded: Decoded, card: RateCard, settings: Settings) -> Decoded:
     return rate_events(decoded, card, settings.limits, settings.metering.window_retention_hours)
 
 
+def _keyed(rated: Decoded, state: JobState, homes: tuple[str, ...]) -> tuple[KeyedBatch, list[ShardSlice]]:
+    home = homes[rated.partition.ordinal % len(homes)]
+    return split_by_key(rated, state.shards, state.hash_seed, home)
+
+
 def _by_key(keyed: tuple[KeyedBatch, list[ShardSlice]]) -> Iterator[tuple[str, ShardSlice]]:
     for sliced in keyed[1]:
         yield f"{sliced.shard:02d}", sliced
@@ -135,16 +147,12 @@ def _by_key(keyed: tuple[KeyedBatch, list[ShardSlice]]) -> Iterator[tuple[str, S
 
 def _of_batch(keyed: tuple[KeyedBatch, list[ShardSlice]]) -> tuple[str, KeyedBatch | ShardVerdicts]:
     batch = keyed[0]
-    return _input(batch.tick), batch
+    return batch.home, batch
 
 
 def _of_verdicts(item: tuple[str, ShardVerdicts]) -> tuple[str, KeyedBatch | ShardVerdicts]:
     verdicts = item[1]
-    return _input(verdicts.tick), verdicts
-
-
-def _input(tick: Tick) -> str:
-    return f"{tick.partition.ordinal:06d}"
+    return verdicts.home, verdicts
 
 
 def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
@@ -185,9 +193,9 @@ def _decoded_rows(decoded: Decoded, sinks: int) -> Iterator[tuple[str, SinkItem]
         yield str(own), TableRows("quarantine_log", quarantine_rows(decoded.quarantined, decoded.partition))
 
 
-def _judged_rows(item: tuple[str, Judged], sinks: int) -> Iterator[tuple[str, SinkItem]]:
+def _judged_rows(item: tuple[str, Judged], sink: MeteringSink) -> Iterator[tuple[str, SinkItem]]:
     judged = item[1]
-    to = str(judged.tick.partition.ordinal % sinks)
+    to = sink.near(judged.tick.partition.ordinal)
     PROCESS.add(
         priced=len(judged.priced), duplicates=len(judged.duplicates), late=int(judged.priced["late"].sum())
     )

@@ -15,7 +15,7 @@ import heapq
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -211,7 +211,7 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, ShardVerdicts, str]):
             passed_ms = self._marks.before(sliced.tick)
             self._marks.advance(sliced.tick)
             verdicts = self._index.classify(sliced.sightings)
-            found.append(ShardVerdicts(sliced.shard, sliced.tick, verdicts, passed_ms))
+            found.append(ShardVerdicts(sliced.shard, sliced.tick, verdicts, passed_ms, sliced.home))
         return found, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> str:
@@ -230,28 +230,44 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, ShardVerdicts, str]):
         return self._log.state(self._marks).to_json()
 
 
-class JudgeLogic(StatefulBatchLogic["KeyedBatch | ShardVerdicts", Judged, str]):
-    """The batches of one input, each of which waits for what every shard of keys says of it.
+class _Waiting:
+    """The batches of one input that wait, and what shards have said of them and of those to come."""
 
-    Batches come in their order, and so do the verdicts of each shard; a batch and its verdicts come in any.
+    def __init__(self, shards: int) -> None:
+        self.batches: deque[KeyedBatch] = deque()
+        self.verdicts: list[deque[ShardVerdicts]] = [deque() for _ in range(shards)]
+
+    def __bool__(self) -> bool:
+        return bool(self.batches) or any(self.verdicts)
+
+    def judged(self) -> Iterator[Judged]:
+        """Every batch of which all shards have spoken."""
+        while self.batches and all(self.verdicts):
+            yield judge(self.batches.popleft(), [queue.popleft() for queue in self.verdicts])
+
+
+class JudgeLogic(StatefulBatchLogic["KeyedBatch | ShardVerdicts", Judged, str]):
+    """Batches that wait, each for what every shard of keys says of it.
+
+    Those of an input come in their order, and so do the verdicts of each shard; a batch and its verdicts
+    come in any. At most the batches of an epoch wait, when another worker is slower than this one.
     """
 
     def __init__(self, shards: int) -> None:
-        self._batches: deque[KeyedBatch] = deque()
-        self._verdicts: list[deque[ShardVerdicts]] = [deque() for _ in range(shards)]
+        self._shards = shards
+        self._inputs: dict[int, _Waiting] = {}
 
     def on_batch(self, values: list[KeyedBatch | ShardVerdicts]) -> tuple[Iterable[Judged], bool]:
         """Judge every batch that is complete."""
         for value in values:
+            waiting = self._inputs.setdefault(value.tick.partition.ordinal, _Waiting(self._shards))
             if isinstance(value, KeyedBatch):
-                self._batches.append(value)
+                waiting.batches.append(value)
             else:
-                self._verdicts[value.shard].append(value)
-        judged = []
-        while self._batches and all(self._verdicts):
-            judged.append(judge(self._batches.popleft(), [queue.popleft() for queue in self._verdicts]))
-        waiting = bool(self._batches) or any(self._verdicts)
-        return judged, StatefulBatchLogic.RETAIN if waiting else StatefulBatchLogic.DISCARD
+                waiting.verdicts[value.shard].append(value)
+        judged = [one for waiting in self._inputs.values() for one in waiting.judged()]
+        is_done = not any(self._inputs.values())
+        return judged, StatefulBatchLogic.DISCARD if is_done else StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> str:
         """Never called: a logic that waits for nothing is discarded, and none waits when an epoch ends."""

@@ -93,7 +93,7 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
     ):
         try:
             cli_main(
-                build_flow(job),
+                build_flow(job, process_id or 0, len(addresses or [""])),
                 process_id=process_id,
                 addresses=addresses,
                 epoch_interval=epoch,

@@ -1,6 +1,6 @@
 """The steps of the job as functions over batches: rate, split by key, judge, split by tenant.
 
-Nothing here keeps state or does IO; `dataflows.operators` holds the two steps that remember.
+Nothing here keeps state or does IO; `dataflows.operators` holds the steps that remember.
 """
 
 from __future__ import annotations
@@ -52,22 +52,28 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the usual odd cons
 class Tick:
     """News of one input: the greatest event time of one batch (-1: none), and whether it is live.
 
-    `newest_ms` are its greatest event times, falling, SETTLED_EVENTS of them at most.
+    `newest_ms` are its greatest event times, falling, SETTLED_EVENTS of them at most; `next_offset` is
+    where the input goes on, which tells one batch from another.
     """
 
     partition: Partition
     peak_ms: int
     live: bool
     newest_ms: tuple[int, ...] = ()
+    next_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSlice:
-    """What dedupe needs of the events of one batch whose keys belong to shard number `shard`; may be none."""
+    """What dedupe needs of the events of one batch whose keys belong to shard number `shard`; may be none.
+
+    `home` is the key under which the batch waits for the verdicts.
+    """
 
     shard: int
     tick: Tick
     sightings: Sightings
+    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class ShardVerdicts:
     tick: Tick
     verdicts: npt.NDArray[np.int8]
     passed_ms: int
+    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,7 @@ class KeyedBatch:
     tick: Tick
     events: pl.DataFrame
     order: Int64s
+    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,8 @@ class Judged:
 def peak_of(decoded: Decoded) -> Tick:
     """The news that a decoded batch brings about its input."""
     newest = decoded.events["timestamp_ms"].top_k(SETTLED_EVENTS).sort(descending=True).to_list()
-    return Tick(decoded.partition, newest[0] if newest else -1, decoded.live, tuple(newest))
+    peak_ms = newest[0] if newest else -1
+    return Tick(decoded.partition, peak_ms, decoded.live, tuple(newest), decoded.next_offset)
 
 
 def key_hashes(events: pl.DataFrame, seed: int) -> tuple[UInt64s, UInt64s]:
@@ -177,7 +186,9 @@ def _mix(state: UInt64s, value: UInt64s) -> UInt64s:
     return mixed
 
 
-def split_by_key(decoded: Decoded, shards: int, seed: int) -> tuple[KeyedBatch, list[ShardSlice]]:
+def split_by_key(
+    decoded: Decoded, shards: int, seed: int, home: str = ""
+) -> tuple[KeyedBatch, list[ShardSlice]]:
     """The batch, and a slice for each shard, the empty ones too: each learns of every input's progress."""
     tick = peak_of(decoded)
     events = decoded.events
@@ -194,10 +205,10 @@ def split_by_key(decoded: Decoded, shards: int, seed: int) -> tuple[KeyedBatch, 
     )
     ends = np.cumsum(np.bincount(shard, minlength=shards)).tolist()
     slices = [
-        ShardSlice(number, tick, _slice(sightings, start, end))
+        ShardSlice(number, tick, _slice(sightings, start, end), home)
         for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
     ]
-    return KeyedBatch(tick, events, order), slices
+    return KeyedBatch(tick, events, order, home), slices
 
 
 def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
@@ -335,7 +346,13 @@ def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFra
 
 
 def judge(batch: KeyedBatch, found: Sequence[ShardVerdicts]) -> Judged:
-    """What the verdicts of all shards, in the order of their numbers, make of a batch."""
+    """What the verdicts of all shards, in the order of their numbers, make of a batch.
+
+    Raises:
+        AssertionError: they are verdicts on another one.
+    """
+    if any(one.shard != number or one.tick != batch.tick for number, one in enumerate(found)):
+        raise AssertionError(f"verdicts of another batch of {batch.tick.partition.name}")
     events = batch.events
     verdict = np.empty(len(events), np.int8)
     verdict[batch.order] = np.concatenate([one.verdicts for one in found])

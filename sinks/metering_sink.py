@@ -217,6 +217,12 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
         self._finish = finish
         self._generation = generation
         self._now_ms = now_ms
+        self._here: list[int] = []
+
+    def near(self, number: int) -> str:
+        """The address of a partition, one of this process if it has any, so that rows need not travel."""
+        partitions = self._here or range(self._partitions)
+        return str(partitions[number % len(partitions)])
 
     def list_parts(self) -> list[str]:
         """Names of the partitions; their number may grow, never shrink."""
@@ -228,6 +234,7 @@ class MeteringSink(FixedPartitionedSink[SinkItem, str]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> MeteringPartition:
         """Connect, and publish what an earlier run left pending."""
+        self._here.append(self.list_parts().index(for_part))
         client = self._connect()
         publisher = self._new_publisher(client, BlockStage(self._staged, for_part))
         post = self._open_post() if for_part == "sink-00" else None

@@ -408,7 +408,7 @@ def keyed_batch(number: int) -> tuple[KeyedBatch, list[ShardVerdicts]]:
     rated = rate_events(refuse_unpriced(decode(raw, NO_BOUNDS), CARD), CARD, SETTINGS.limits, 72)
     keyed, slices = split_by_key(rated, SHARDS, seed=7)
     return keyed, [
-        ShardVerdicts(one.shard, one.tick, np.full(len(one.sightings), ORIGINAL, np.int8), -1)
+        ShardVerdicts(one.shard, one.tick, np.full(len(one.sightings), ORIGINAL, np.int8), -1, "")
         for one in slices
     ]
 

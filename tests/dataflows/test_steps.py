@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -79,7 +80,7 @@ def judged(
     batch = rated(decoded(*events), settings or settings_of(), retention_hours)
     keyed, (sliced,) = split_by_key(batch, shards=1, seed=7)
     verdicts = DedupeIndex(DAY_MS).classify(sliced.sightings)
-    return judge(keyed, [ShardVerdicts(0, sliced.tick, verdicts, watermark_ms)])
+    return judge(keyed, [ShardVerdicts(0, sliced.tick, verdicts, watermark_ms, "")])
 
 
 PLAIN = fields(
@@ -243,7 +244,7 @@ def test_each_event_gets_its_own_verdict(verdicts: list[int], shards: int) -> No
     found = judge(
         keyed,
         [
-            ShardVerdicts(one.shard, one.tick, part, -1)
+            ShardVerdicts(one.shard, one.tick, part, -1, "")
             for one, part in zip(slices, np.split(wanted, ends), strict=True)
         ],
     )
@@ -259,12 +260,23 @@ def test_each_event_gets_its_own_verdict(verdicts: list[int], shards: int) -> No
     }
 
 
+def test_verdicts_on_another_batch_are_refused() -> None:
+    keyed, (one, other) = split_by_key(rated(decoded(fields()), settings_of()), 2, seed=7)
+    found = [ShardVerdicts(part.shard, part.tick, np.zeros(1, np.int8), 5, "") for part in (one, other)]
+    later = replace(found[1], tick=replace(one.tick, next_offset=one.tick.next_offset + 1))
+    for wrong in ([found[0], later], [found[1], found[0]]):
+        with pytest.raises(AssertionError, match="verdicts of another batch"):
+            judge(keyed, wrong)
+
+
 def test_a_heartbeat_reaches_every_shard() -> None:
     empty = decode(RawBatch.heartbeat(FILE, 9, live=False), TimeBounds(1, 1))
     keyed, slices = split_by_key(rated(empty, settings_of()), 4, seed=7)
     assert [(one.shard, len(one.sightings)) for one in slices] == [(number, 0) for number in range(4)]
     assert {(one.tick.peak_ms, one.tick.live) for one in slices} == {(-1, False)}
-    nothing = judge(keyed, [ShardVerdicts(one.shard, one.tick, np.empty(0, np.int8), 5) for one in slices])
+    nothing = judge(
+        keyed, [ShardVerdicts(one.shard, one.tick, np.empty(0, np.int8), 5, "") for one in slices]
+    )
     assert [part.spent for part in split_by_tenant(nothing, 3, settings_of().limits)] == [None, None, None]
 
 
