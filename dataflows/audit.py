@@ -208,12 +208,13 @@ def _check_progress(client: Client) -> Check:
         return Check("progress", ok=True, detail="no row stands beyond what its input has published")
     source, number, beyond, first = rows[0]
     place = Input(source, number, 0, 0).place(first << LINE_BITS)
+    more = f", and of {len(rows) - 1} more inputs" if len(rows) > 1 else ""
     return Check(
         "progress",
         ok=True,
-        detail=f"{beyond:,} rows from {place} on stand beyond what their input has published: of a job that "
-        "runs, or was stopped and publishes the rest at its next start; otherwise progress is lost",
-        unproved=f"rows beyond the progress of {source}/{number}",
+        detail=f"{beyond:,} rows from {place} on{more} stand beyond what their input has published: of a job "
+        "that runs, or was stopped and publishes the rest at its next start; otherwise progress is lost",
+        unproved=f"rows beyond the progress of {source}/{number}{more}",
     )
 
 

@@ -272,7 +272,12 @@ def _books(job: Job, client: Client, resumes: tuple[Resume, ...], marks: Waterma
         day_window(int(quarter) * 1000, timezone_for(settings.limits, tenant))[0]
         for tenant, quarter in sums.select("tenant_id", "quarter").iter_rows()
     ]
-    by_tenant = partition_by_tenant(sums.with_columns(day_start_ms=pl.Series(starts, dtype=pl.Int64)), shards)
+    by_day = (
+        sums.with_columns(day_start_ms=pl.Series(starts, dtype=pl.Int64))
+        .group_by("tenant_id", "feature_id", "day_start_ms", maintain_order=True)
+        .agg(pl.col("price", "events").sum())
+    )
+    by_tenant = partition_by_tenant(by_day, shards)
     for shard, part in by_tenant.items():
         books[shard].restore(part)
         books[shard].forget(kept_ms)

@@ -23,7 +23,10 @@ BODY_MAX_BYTES = 256 << 20
 """The longest body taken, as sent and once more as decompressed."""
 
 FRAMES_MAX = 1_000
-"""Compressed streams in a body, one after the other."""
+"""Compressed streams in a body, one after the other; the rest of the body is copied once for each."""
+
+FORM_MAX_BYTES = 16 << 20
+"""A multipart body, which is parsed line by line."""
 
 DEFAULT_FORMAT = "TabSeparated"
 SYNTAX_ERROR, BAD_ARGUMENTS, UNKNOWN = 62, 36, 1002  # ClickHouse's ErrorCodes.cpp
@@ -172,15 +175,21 @@ def read_statement(query_string: str, headers: Mapping[str, str], body: bytes, *
 
 def _form_fields(body: bytes, content_type: str) -> dict[str, str]:
     """Parameters that a driver found too long for the URL: the fields of a multipart body."""
+    if len(body) > FORM_MAX_BYTES:
+        raise BadRequestError(f"the multipart body is longer than {FORM_MAX_BYTES >> 20} MiB")
     form = message_from_bytes(b"Content-Type: %s\r\n\r\n%s" % (content_type.encode(), body))
     fields: dict[str, str] = {}
     for part in form.walk():
         if part is form:
             continue
         name = str(part.get_param("name", header="content-disposition"))
-        if part.get_filename() is not None or not (name == "query" or name.startswith("param_")):
+        is_parameter = name == "query" or name.startswith("param_")
+        if part.get_filename() is not None or part.is_multipart() or not is_parameter:
             raise BadRequestError("external tables (other multipart bodies) are not served here")
-        fields[name] = bytes(part.get_payload(decode=True)).decode()
+        try:
+            fields[name] = bytes(part.get_payload(decode=True)).decode()
+        except UnicodeDecodeError as exc:
+            raise BadRequestError(f"the parameter {name[:64]} is not UTF-8") from exc
     if not fields:
         raise BadRequestError("the multipart body holds no parameters")
     return fields

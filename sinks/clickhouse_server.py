@@ -6,8 +6,8 @@ else, and refuses requests that a web page in a browser sends.
 
 A crash before a statement reaches the engine leaves no trace of it; during an INSERT, the engine publishes
 each block's part by one rename, so a block is there or not; after it, the client never sees the answer and
-has to send the block again under the same `insert_deduplication_token`. Nothing is fsynced: a loss of
-power can cost the last seconds.
+has to send the block again under the same `insert_deduplication_token`. Only tables that
+ask for it are synced, as those of the job do: a loss of power can cost the last seconds of the others.
 """
 
 from __future__ import annotations

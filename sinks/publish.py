@@ -33,6 +33,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
 import polars as pl
+import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -113,17 +114,17 @@ def send_again(client: Client, block: StagedBlock, data: bytes) -> None:
     if not len(missing):
         return
     # Under its own token first: an earlier attempt may still be on its way.
-    _insert(client, block.table, arrow_stream(missing).to_pybytes(), block.token)
+    _insert(client, block.table, arrow_stream(missing), block.token)
     lost = missing_rows(client, block.table, missing)
     if len(lost):
         _log.warning(
             "ClickHouse knew a block whose rows it had lost; they are inserted again",
             extra={"table": block.table, "rows": len(lost)},
         )
-        _insert(client, block.table, arrow_stream(lost).to_pybytes(), f"{block.token}/{uuid.uuid4().hex}")
+        _insert(client, block.table, arrow_stream(lost), f"{block.token}/{uuid.uuid4().hex}")
 
 
-def _insert(client: Client, table: str, data: bytes, token: str) -> None:
+def _insert(client: Client, table: str, data: bytes | pa.Buffer, token: str) -> None:
     client.raw_insert(
         table,
         # The driver by itself sends bytes again when the connection is cut, and may take a token without rows

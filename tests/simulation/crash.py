@@ -332,7 +332,7 @@ def run_chains(directory: Path, seed: int, crashes: int, processes: int) -> tupl
                 tally.add(chain)
             if trouble:
                 failures += 1
-                again = f"python -m tests.simulation.crash --seed {number} --crashes 1"
+                again = f"python -m tests.simulation.crash --seed {number} --crashes 1 --processes 1"
                 sys.stderr.write(f"\nseed {number}: {trouble}\nagain with: {again}\n")
             sys.stderr.write(f"\r{sum(tally.crashes.values()):,} of {crashes:,} crashes")
     sys.stderr.write("\n")
