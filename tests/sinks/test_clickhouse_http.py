@@ -156,7 +156,7 @@ def test_bodies_are_unpacked(encoding: str, packed: bytes) -> None:
         ({"query": "SELECT 1"}, form("table", "1"), FORM, "external tables"),
         (
             {"query": "SELECT 1"},
-            form("param_a", "", "\r\nContent-Type: multipart/mixed; boundary=y"),
+            form("param_a", "--y\r\n\r\nz\r\n--y--", "\r\nContent-Type: multipart/mixed; boundary=y"),
             FORM,
             "external tables",
         ),
