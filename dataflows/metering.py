@@ -6,9 +6,10 @@
 
 One item is one poll of one input, thousands of events in columns. Two steps remember something
 (`dedupe`, `spend`). Events stay in the process that read them: only their keys go to the shards of dedupe,
-and `judge`, in the same process, has the batch wait for the verdicts. The others are functions. Every poll,
-the empty heartbeats too, reaches every shard and every sink partition, so that each of them takes part in
-every epoch.
+and `judge`, in the same process, has the batch wait for the verdicts (several processes that Bytewax starts
+by itself do not know which one they are: there, batches travel). The others are functions. Every poll, the
+empty heartbeats too, reaches every shard and every sink partition, so that each of them takes part in every
+epoch.
 
 Run it with `meterline run`, or the Bytewax way, with the same environment:
 

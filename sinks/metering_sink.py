@@ -124,7 +124,8 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
         delivered = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
         self._publisher.collect("cap_alert_deliveries", delivery_rows(delivered))
-        # Progress is staged last, so that it never claims what is not there yet.
+        # Progress is staged last, so that it claims nothing of this partition that is not there yet. With
+        # more workers than partitions rows may lie in another: who relies on it counts rows (`rebuild`).
         moved = [_progress_row(name, self._progress[name]) for name in self._moved]
         self._publisher.collect("source_progress", progress_rows(moved, now_ms))
         pending = self._publisher.turn_epoch()

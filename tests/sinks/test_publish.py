@@ -206,6 +206,21 @@ def test_progress_of_an_earlier_run_does_not_stand_for_this_ones(client: Client,
     assert found.result_rows == [("/a", 100), ("/b", 900)]
 
 
+def test_an_alert_of_an_earlier_run_does_not_stand_for_the_others_of_its_block(
+    client: Client, tmp_path: Path
+) -> None:
+    for names in (("a",), ("a", "b", "c")):  # the second run has lost its state, and raises "a" again
+        publisher = new(client, tmp_path)
+        publisher.collect(TABLE, rows(*names))
+        pending = publisher.turn_epoch()
+        for _ in range(2):
+            publisher.turn_epoch()
+    lose(client, TABLE, "alert_id != 'a'")
+    Publisher(client, BlockStage(tmp_path, "sink-00")).resume(pending)
+    found = client.query("SELECT DISTINCT alert_id FROM cap_alert_deliveries ORDER BY alert_id").result_rows
+    assert found == [("a",), ("b",), ("c",)]
+
+
 def test_what_stands_is_not_sent_again_even_if_its_token_is_forgotten(client: Client, tmp_path: Path) -> None:
     client.command(f"ALTER TABLE {TABLE} MODIFY SETTING non_replicated_deduplication_window = 1")
     publisher = new(client, tmp_path)
