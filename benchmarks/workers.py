@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from benchmarks.arena import WrongResult, check
+from benchmarks.job_run import SAMPLE_SECONDS
 from benchmarks.pinned import CHILD_SECONDS_MAX, ROOT, ChildFailed, Measured, cores, on_core
 from benchmarks.report import Section, Size, Target, spread
 from benchmarks.servers import fresh_database
@@ -173,7 +174,7 @@ def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, count
             check(client, "usage", shape.expected)
     started = min(one.first_read for one in times if one.first_read)
     seconds = max(one.last_published for one in times) - started
-    reading = max(one.last_read for one in times) - started
+    reading = max(SAMPLE_SECONDS, max(one.last_read for one in times) - started)
     cpu = sum(one.cpu_seconds for one in times)
     return CrewRun(Measured(read, seconds, cpu, reading_seconds=reading), used)
 
