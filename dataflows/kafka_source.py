@@ -6,8 +6,8 @@ lag tools only: they follow the snapshots once those are durable, and are never 
 offset that the broker no longer has stops the job (`auto.offset.reset=error`): jumping over what was
 not read would lose it in silence.
 
-Bounds: `POLL_MESSAGES` a poll, `QUEUE_KILOBYTES` of prefetch a partition, `METADATA_TIMEOUT_SECONDS`
-for the first answer of a broker.
+Bounds: `POLL_MESSAGES` a poll, `QUEUE_KILOBYTES` of prefetch a partition, `FETCH_WAIT_MS_MAX` for the
+broker to collect a fetch, `METADATA_TIMEOUT_SECONDS` for the first answer of a broker.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ from dataflows.lifecycle import EpochLifecycle, Turn
 
 POLL_MESSAGES = 50_000
 QUEUE_KILOBYTES = 16_384
+FETCH_BYTES_MIN = 1 << 19
+FETCH_WAIT_MS_MAX = 50
+"""The broker answers a fetch when it has so many bytes, and at the latest after so long: small batches when
+little comes, large ones under load."""
 METADATA_TIMEOUT_SECONDS = 10
 GROUP = "meterline"
 
@@ -313,7 +317,9 @@ class KafkaSource(FixedPartitionedSource[RawBatch, FileState]):
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
                 "queued.max.messages.kbytes": QUEUE_KILOBYTES,
-                "fetch.wait.max.ms": 50,
+                # Many a fetch for a few messages each would keep broker and worker busy with nothing.
+                "fetch.min.bytes": FETCH_BYTES_MIN,
+                "fetch.wait.max.ms": FETCH_WAIT_MS_MAX,
             }
         )
         start = OFFSET_BEGINNING if offset is None else offset

@@ -1,6 +1,6 @@
 """What every source partition shares: a heartbeat an epoch, and an end that waits for its last block.
 
-The insert of a block begins one epoch after the one that brought it, and has ended one epoch later (see
+A block is inserted in the epoch after the one that brought it, from its first item on (see
 `sinks.publish`), so a partition that has nothing more to read stays for `EPOCHS_TO_PUBLISH`: in each it
 sends a heartbeat, which reaches the sinks only once the epoch before is durable. When the job exits 0,
 everything is published.
@@ -13,7 +13,7 @@ from enum import Enum
 
 from dataflows.counters import PROCESS
 
-EPOCHS_TO_PUBLISH = 2
+EPOCHS_TO_PUBLISH = 1
 
 STOPPING = threading.Event()
 """Set when the process was asked to stop: every input of this process then ends where it is."""

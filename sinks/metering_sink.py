@@ -3,6 +3,10 @@
 Delivery: rows exactly once in effect, by deferred publishing (see `sinks.publish`). Alerts enter the
 outbox once their epoch is durable, while its rows are on their way; a crash after that puts them there
 again under the same ids.
+
+Bytewax's sources bring nothing of an epoch before the one before it is durable on every worker, and every
+item of this flow comes of what a source brought (no step emits on a timer or at the end of its input). So
+the first items after a snapshot say that its epoch is durable, long before the next snapshot would.
 """
 
 from __future__ import annotations
@@ -80,8 +84,9 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._rows: dict[str, list[pl.DataFrame]] = {}
         self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
         self._alerts: list[CapAlert] = []
-        self._durable_alerts: list[CapAlert] = []
-        self._reporting: list[list[str]] = [[], []]
+        self._undelivered: list[CapAlert] = []
+        self._reporting: list[str] = []
+        self._is_new_epoch = False
         self._progress: dict[str, list[int]] = {}
         self._moved: dict[str, None] = {}
 
@@ -94,7 +99,11 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
             self._post.post(alerts)
 
     def write_batch(self, items: list[SinkItem]) -> None:
-        """Collect; nothing leaves the process before the epoch after this one."""
+        """Collect; nothing leaves the process before the epoch after this one.
+
+        The first items of an epoch send off what the one before it staged.
+        """
+        self._begin_epoch()
         for item in items:
             match item:
                 case TableRows(table, frame):
@@ -111,8 +120,9 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
                     pass
 
     def snapshot(self) -> str:
-        """Begin to publish the epoch before this one, which is durable by now, and stage this one."""
+        """Wait until the epoch before this one is published, and stage this one."""
         sys.audit("meterline.step", "sink: before snapshot")
+        self._begin_epoch()
         now_ms = self._now_ms()
         # Once for all rows of the epoch: a frame of a few rows costs as much as one of thousands.
         rows, self._rows = self._rows, {}
@@ -122,19 +132,23 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         windows = window_rows(self._windows.values(), self._generation, now_ms)
         self._publisher.collect("spend_sums", windows)
         self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
-        delivered = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
+        delivered = self._new_deliveries()
         self._publisher.collect("cap_alert_deliveries", delivery_rows(delivered))
         # Progress is staged last, so that it claims nothing of this partition that is not there yet. With
         # more workers than partitions rows may lie in another: who relies on it counts rows (`rebuild`).
         moved = [_progress_row(name, self._progress[name]) for name in self._moved]
         self._publisher.collect("source_progress", progress_rows(moved, now_ms))
         pending = self._publisher.turn_epoch()
-        self._hand_over([alert_id for alert_id, _ in delivered])
+        if self._post is not None and self._reporting:
+            self._post.reported(self._reporting)
+        self._reporting = [alert_id for alert_id, _ in delivered]
         memory: dict[str, Any] = {
             "progress": self._progress,
-            "alerts": [alert_to_json(alert) for alert in self._durable_alerts],
+            "alerts": [alert_to_json(alert) for alert in self._alerts],
         }
+        self._undelivered, self._alerts = self._alerts, []
         self._windows, self._moved = {}, {}
+        self._is_new_epoch = True
         sys.audit("meterline.step", "sink: after snapshot")
         return PublisherState(pending, memory).to_json()
 
@@ -144,18 +158,22 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
             self._post.close()
         self._client.close()
 
-    def _hand_over(self, delivered: list[str]) -> None:
-        """Post the alerts of the epoch before, which is durable now; those of this epoch wait."""
-        if self._post is not None:
-            if self._durable_alerts:
-                sys.audit("meterline.step", "alerts: before the outbox")
-                self._post.post(self._durable_alerts)
-                sys.audit("meterline.step", "alerts: in the outbox")
-            published = self._reporting.pop(0)  # what was staged two epochs ago stands by now
-            if published:
-                self._post.reported(published)
-            self._reporting.append(delivered)
-        self._durable_alerts, self._alerts = self._alerts, []
+    def _begin_epoch(self) -> None:
+        """Once an epoch: send off rows and alerts of the one before, which is durable now."""
+        if not self._is_new_epoch:
+            return
+        self._is_new_epoch = False
+        self._publisher.publish_durable()
+        if self._undelivered and self._post is not None:
+            sys.audit("meterline.step", "alerts: before the outbox")
+            self._post.post(self._undelivered)
+            sys.audit("meterline.step", "alerts: in the outbox")
+        self._undelivered = []
+
+    def _new_deliveries(self) -> list[tuple[str, int]]:
+        """Deliveries to report, but for those on their way."""
+        found = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
+        return [one for one in found if one[0] not in self._reporting]
 
     def _count(self, progress: Progress) -> None:
         name = json.dumps([progress.source, progress.number])

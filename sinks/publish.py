@@ -2,11 +2,11 @@
 
 Theory of operation. Within an epoch rows are only collected. At the epoch's snapshot they are
 written to files under `staged/`, one block a table, each with a token that is never used again; the
-snapshot names them as pending. At the next snapshot, when the epoch that staged them is durable on
-every worker, a thread begins to insert each of them with its token, while the job goes on; the snapshot
-after that waits for the thread, and until then every snapshot names them. On resume whatever is pending is
-inserted again where it does not stand: whenever an insert is repeated, on resume or after an error, its rows
-are looked for, before and after, because a token alone does not tell (`sinks.standing`).
+snapshot names them as pending. When the next epoch begins, and the one that staged them is thus durable on
+every worker, a thread begins to insert each of them with its token, while the job goes on; the next
+snapshot waits for the thread. On resume whatever is pending is inserted again where it does not stand:
+whenever an insert is repeated, on resume or after an error, its rows are looked for, before and after,
+because a token alone does not tell (`sinks.standing`).
 
 Delivery, exactly once in effect. A crash before the snapshot that names a block is durable: the epoch
 is replayed and staged anew under other tokens, the old files are orphans. A crash after it and before,
@@ -237,7 +237,10 @@ class _Sending:
 
 
 class Publisher:
-    """The deferred-publish protocol of one sink partition: `collect` rows, `turn_epoch` at its snapshot."""
+    """The deferred-publish protocol of one sink partition.
+
+    In each epoch: `publish_durable` when it begins, `collect` rows, `turn_epoch` at its snapshot.
+    """
 
     def __init__(
         self,
@@ -251,7 +254,7 @@ class Publisher:
         self._sleep = sleep
         self._observer = observer or Unobserved()
         self._frames: dict[str, list[pl.DataFrame]] = {}
-        self._pending: tuple[StagedBlock, ...] = ()
+        self._staged: tuple[StagedBlock, ...] = ()
         self._sending = _Sending((), self._send)
 
     def resume(self, pending: tuple[StagedBlock, ...]) -> None:
@@ -260,28 +263,34 @@ class Publisher:
         self._publish(pending, send_again)
         self._stage.discard(pending)
 
+    def publish_durable(self) -> None:
+        """The epoch of the last snapshot is durable: begin to publish what it staged."""
+        staged, self._staged = self._staged, ()
+        if staged:
+            self._sending = _Sending(staged, self._send)
+
     def collect(self, table: str, frame: pl.DataFrame) -> None:
         """Keep rows of this epoch."""
         if len(frame):
             self._frames.setdefault(table, []).append(frame)
 
     def turn_epoch(self) -> tuple[StagedBlock, ...]:
-        """At the snapshot of an epoch: begin to publish what the one before staged, and stage this one's.
+        """At the snapshot of an epoch: wait for what the one before staged, and stage this one's.
 
-        Returns every block that may not stand in ClickHouse yet, oldest first.
+        Returns the blocks that do not stand in ClickHouse yet.
 
         Raises:
-            ClickHouseUnavailableError, RefusedInsertError, DamagedBlockError: what was begun an epoch ago
-                has failed.
+            ClickHouseUnavailableError, RefusedInsertError, DamagedBlockError: the blocks of the epoch
+                before cannot be published.
         """
+        self.publish_durable()  # at the latest
         self._stage.collect()
         self._stage.discard(self._sending.wait())
-        durable = self._pending
-        self._sending = _Sending(durable, self._send)
-        self._pending = tuple(self._staged())
-        if self._pending:
+        self._sending = _Sending((), self._send)
+        self._staged = tuple(self._stage_frames())
+        if self._staged:
             self._stage.seal()
-        return (*durable, *self._pending)
+        return self._staged
 
     def _send(self, blocks: tuple[StagedBlock, ...]) -> None:
         self._publish(blocks, send)
@@ -292,7 +301,7 @@ class Publisher:
             insert_block(self._client, block, self._stage.read(block), first, self._sleep, self._observer)
             sys.audit("meterline.step", f"insert {block.table}: accepted")
 
-    def _staged(self) -> Iterator[StagedBlock]:
+    def _stage_frames(self) -> Iterator[StagedBlock]:
         frames, self._frames = self._frames, {}
         for table, parts in frames.items():
             whole = pl.concat(parts)

@@ -25,7 +25,7 @@ def publish_at_once() -> None:
 
     def turn_epoch(self: Publisher) -> tuple[StagedBlock, ...]:
         self._stage.collect()
-        staged = tuple(self._staged())
+        staged = tuple(self._stage_frames())
         self._send(staged)
         self._stage.discard(staged)
         return ()
@@ -72,7 +72,7 @@ def flush_in_close() -> None:
     close = MeteringPartition.close
 
     def flushing(self: MeteringPartition) -> None:
-        self._publisher._send(tuple(self._publisher._staged()))  # noqa: SLF001  # what it must not do
+        self._publisher._send(tuple(self._publisher._stage_frames()))  # noqa: SLF001  # what it must not do
         close(self)
 
     MeteringPartition.close = flushing  # type: ignore[method-assign]
