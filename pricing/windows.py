@@ -49,15 +49,27 @@ def month_window(instant_ms: int, zone_name: str) -> tuple[int, int]:
     """Start and end of the local calendar month that holds an instant."""
     zone = ZoneInfo(zone_name)
     first = _date_of(instant_ms, zone).replace(day=1)
-    following = _next_month(first)
+    following = next_month(first)
     end = _midnight_ms(following, zone)
     if instant_ms >= end:  # as in day_window, on the last day of a month
-        return end, _midnight_ms(_next_month(following), zone)
+        return end, _midnight_ms(next_month(following), zone)
     return _midnight_ms(first, zone), end
 
 
-def _next_month(first: date) -> date:
+def month_starting(first: date, zone_name: str) -> tuple[int, int]:
+    """Start and end of the local calendar month whose first day is `first`, as `month_window` has them."""
+    zone = ZoneInfo(zone_name)
+    return _midnight_ms(first, zone), _midnight_ms(next_month(first), zone)
+
+
+def next_month(first: date) -> date:
+    """The first day of the month after the one whose first day is `first`."""
     return (first + 31 * _ONE_DAY).replace(day=1)
+
+
+def months_between(first: date, last: date) -> int:
+    """How many months lie between two months, each given by its first day."""
+    return (last.year - first.year) * 12 + last.month - first.month
 
 
 def day_windows(instants_ms: Int64s, zone_name: str) -> tuple[Int64s, Int64s]:

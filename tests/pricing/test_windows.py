@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.windows import DAY_MS, day_window, day_windows, month_window
+from pricing.windows import (
+    DAY_MS,
+    day_window,
+    day_windows,
+    month_starting,
+    month_window,
+    months_between,
+    next_month,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 HOUR_MS = 3_600_000
@@ -198,6 +206,24 @@ def test_months_hold_whole_days_and_follow_one_another(case: tuple[str, list[int
         assert day_end <= end
         assert month_window(day_start, zone) == (start, end)
         assert local_date(start, zone).month != local_date(start - 1, zone).month
+        assert month_starting(local_date(start, zone), zone) == (start, end)
+
+
+@pytest.mark.parametrize(
+    ("first", "following", "since_2026"),
+    [
+        ("2026-01-01", "2026-02-01", 0),
+        ("2026-02-01", "2026-03-01", 1),
+        ("2024-02-01", "2024-03-01", -23),
+        ("2026-12-01", "2027-01-01", 11),
+        ("2027-01-01", "2027-02-01", 12),
+        ("2099-12-01", "2100-01-01", 887),
+    ],
+)
+def test_months_are_counted(first: str, following: str, since_2026: int) -> None:
+    month = date.fromisoformat(first)
+    assert next_month(month) == date.fromisoformat(following)
+    assert months_between(date(2026, 1, 1), month) == since_2026
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Vienna"])
