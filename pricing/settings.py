@@ -7,12 +7,16 @@ from decimal import Decimal
 from pricing import settings_keys as read
 from pricing.money import USD_SCALE
 from pricing.settings_keys import Section
+from pricing.settings_plans import read_plans
 from pricing.settings_values import (
     AlertSettings,
     CapPair,
     FeatureLimits,
     LimitSettings,
     MeteringSettings,
+    PlanOfMonth,
+    PlanPeriod,
+    PlanSettings,
     PricingSettings,
     Rule,
     Settings,
@@ -20,6 +24,7 @@ from pricing.settings_values import (
     TenantOverride,
     WebhookSettings,
     caps_for,
+    plan_for,
     thresholds,
     timezone_for,
 )
@@ -32,6 +37,9 @@ __all__ = [
     "InvalidSettings",
     "LimitSettings",
     "MeteringSettings",
+    "PlanOfMonth",
+    "PlanPeriod",
+    "PlanSettings",
     "PricingSettings",
     "Problem",
     "Rule",
@@ -41,6 +49,7 @@ __all__ = [
     "WebhookSettings",
     "caps_for",
     "load_settings",
+    "plan_for",
     "thresholds",
     "timezone_for",
 ]
@@ -79,6 +88,7 @@ def load_settings(text: str) -> Settings:
         limits=_limits(root.section("limits"), pricing.rules),
         metering=_metering(root.section("metering")),
         alerts=_alerts(root.section("alerts")),
+        plans=read_plans(root.section("plans")),
     )
     root.finish()
     if problems:

@@ -11,6 +11,7 @@ import functools
 import re
 import zoneinfo
 from collections.abc import Callable, Iterable
+from datetime import date
 from decimal import Decimal
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -124,6 +125,15 @@ class Section:
             self._read(path, name, read_name, None)
             found.append((name, Section(path, tree, self._problems)))
         return found
+
+    def lists(self, key: str, read_name: Callable[[str], str]) -> list[tuple[str, list[Section]]]:
+        """The lists of mappings under `key` by the names that they are given there."""
+        named = self.section(key)
+        value = self._ask(key)
+        names = list(value) if isinstance(value, dict) else []
+        for name in names:
+            self._read(key_path(named.path, name), name, read_name, None)
+        return [(name, named.sections(name)) for name in names]
 
     def given(self, key: str) -> bool:
         """Whether `key` is there and not null."""
@@ -254,6 +264,16 @@ def matching(pattern: str, sentence: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def month(text: str) -> date:
+    """The first day of a month that is written as `2026-11` or `2026-11-01`."""
+    match = re.fullmatch(r"(20[0-9]{2})-(0[1-9]|1[0-2])(?:-01)?", text, re.ASCII)
+    if match is None:
+        raise Unfit(
+            f"must be a whole month such as 2026-11 (nothing is prorated within one), got {shown(text)}"
+        )
+    return date(int(match[1]), int(match[2]), 1)
 
 
 def timezone(text: str) -> str:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal
+
+from pricing.plans import PURE_USAGE, Plan
+from pricing.prepaid import Grant
 
 _ONE = Decimal(1)
 
@@ -144,6 +148,29 @@ class AlertSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanPeriod:
+    """A tenant is on `plan` in the months `[since, until)`, given by their first days; None: without end."""
+
+    plan: str
+    since: date
+    until: date | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSettings:
+    """Plans by name, and who is on which: periods by tenant_id, which never overlap. See `plan_for`.
+
+    `default` is the plan of a tenant in a month without a period; None: pure usage. `prepaid` has the
+    grants of each tenant.
+    """
+
+    definitions: Mapping[str, Plan] = field(default_factory=dict)
+    default: str | None = None
+    tenants: Mapping[str, tuple[PlanPeriod, ...]] = field(default_factory=dict)
+    prepaid: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of `meterline.yaml`. Connections are not in it: they come from flags or the environment."""
 
@@ -151,6 +178,7 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     metering: MeteringSettings = MeteringSettings()
     alerts: AlertSettings = AlertSettings()
+    plans: PlanSettings = PlanSettings()
 
 
 def thresholds(settings: Settings) -> tuple[Decimal, ...]:
@@ -177,6 +205,25 @@ def timezone_for(limits: LimitSettings, tenant_id: str) -> str:
     """The IANA name of the time zone at whose midnight a tenant's days and months begin."""
     override = limits.tenant_overrides.get(tenant_id)
     return limits.tenant.timezone if override is None or override.timezone is None else override.timezone
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOfMonth:
+    """The plan that a tenant is on in some month. `since` is the first month of its period, if it has one."""
+
+    name: str
+    plan: Plan
+    since: date | None = None
+
+
+def plan_for(plans: PlanSettings, tenant_id: str, month: date) -> PlanOfMonth:
+    """The plan of a tenant in a month, which is given by its first day."""
+    for period in plans.tenants.get(tenant_id, ()):
+        if period.since <= month and (period.until is None or month < period.until):
+            return PlanOfMonth(period.plan, plans.definitions[period.plan], period.since)
+    if plans.default is None:
+        return PlanOfMonth("pure usage", PURE_USAGE)
+    return PlanOfMonth(plans.default, plans.definitions[plans.default])
 
 
 def _first(own: CapPair | TenantOverride, general: CapPair | TenantLimits) -> CapPair:

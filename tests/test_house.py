@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from packaging.requirements import Requirement
 
-from pricing import settings_values
+from pricing import plans, prepaid, settings_values
 from pricing.settings import load_settings
 from sinks.clickhouse import connect, parse_address
 from tests.test_architecture import ARROWS, imports, modules
@@ -213,6 +213,12 @@ def test_what_the_sample_shows_switched_off_loads_too() -> None:
     settings = load_settings(switched_on(SAMPLE))
     assert settings.alerts.webhooks[0].name == "billing"
     assert settings.limits.tenant_overrides["acme"].features["search"].daily_cap == 20
+    assert [(one.plan, str(one.since)) for one in settings.plans.tenants["acme"]] == [
+        ("team", "2026-01-01"),
+        ("contract", "2026-07-01"),
+    ]
+    assert list(settings.plans.definitions) == ["starter", "team", "contract"]
+    assert settings.plans.prepaid["acme"][0].amount == 500
 
 
 @pytest.mark.parametrize(
@@ -225,10 +231,20 @@ def test_what_the_sample_shows_switched_off_loads_too() -> None:
         settings_values.MeteringSettings,
         settings_values.WebhookSettings,
         settings_values.AlertSettings,
+        settings_values.PlanSettings,
+        settings_values.PlanPeriod,
+        plans.Plan,
+        plans.Charge,
+        plans.Graduated,
+        plans.Volume,
+        plans.Package,
+        plans.Tier,
+        plans.Commitment,
+        prepaid.Grant,
     ],
 )
 def test_the_sample_shows_every_key(section: type[Any]) -> None:
-    renamed = {"secret_files": "secret_file"}
+    renamed = {"secret_files": "secret_file", "since": "from", "scale": "graduated", "tiers": "graduated"}
     keys = set(re.findall(r"([a-z0-9_]+):", switched_on(SAMPLE)))
     assert {renamed.get(field.name, field.name) for field in dataclasses.fields(section)} <= keys
 
