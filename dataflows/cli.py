@@ -23,15 +23,17 @@ from dataflows.audit import audit, verdict
 from dataflows.audit_money import Check
 from dataflows.check import check_everything
 from dataflows.cli_options import (
+    clickhouse_address,
     clickhouse_option,
     config_option,
+    existing_clickhouse,
     metrics_host_option,
     metrics_port_option,
     source_option,
     state_option,
 )
+from dataflows.cli_statement import statement_command
 from dataflows.connections import (
-    CLICKHOUSE_ENV,
     CONFIG_ENV,
     DEFAULT_CONFIG,
     FOLLOW_ENV,
@@ -63,7 +65,7 @@ from dataflows.start import OPERATOR_ERRORS, held_descriptors, prepare
 from dataflows.supervise import EXIT_REFUSED, Supervisor
 from metering.event import QuarantineReason
 from pricing.settings import thresholds
-from sinks.clickhouse import ClickHouseAddress, ClickHouseUnavailableError, connect, first_line, parse_address
+from sinks.clickhouse import ClickHouseUnavailableError, connect, first_line
 from sinks.migrate import migrate
 
 EXIT_FAILED = 1
@@ -88,28 +90,6 @@ class Meterline(click.Group):
         except KeyboardInterrupt:
             click.echo("meterline: interrupted; the next run goes on from the last durable epoch", err=True)
             ctx.exit(130)
-
-
-def _address() -> ClickHouseAddress:
-    url = os.environ.get(CLICKHOUSE_ENV)
-    if not url:
-        raise PlanError(f"no ClickHouse is named: use --clickhouse or {CLICKHOUSE_ENV}")
-    try:
-        return parse_address(url)
-    except ValueError as exc:
-        raise PlanError(str(exc)) from None
-
-
-def _existing() -> ClickHouseAddress:
-    """The address of a ClickHouse that is only read: an embedded one is not made by looking at it.
-
-    Raises:
-        PlanError: its directory does not exist.
-    """
-    address = _address()
-    if address.embedded and not Path(address.directory).is_dir():
-        raise PlanError(f"there is no embedded ClickHouse in {address.directory}")
-    return address
 
 
 @click.group(cls=Meterline)
@@ -175,7 +155,7 @@ def worker(number: int, addresses: str) -> None:
 @clickhouse_option
 def migrate_command() -> None:
     """Create the tables and views, or bring them up to date."""
-    client = connect(_address())
+    client = connect(clickhouse_address())
     try:
         applied = migrate(client)
     finally:
@@ -227,7 +207,7 @@ RENDERERS = {
 @click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
 def report(what: str, by: str, since: datetime | None, until: datetime | None, limit: int, form: str) -> None:
     """Show margin, losing tenants, what was dropped, the quarantine, spend against caps, or alerts."""
-    client = connect(_existing())
+    client = connect(existing_clickhouse())
     try:
         migrate(client)
         if what == "margin":
@@ -240,6 +220,9 @@ def report(what: str, by: str, since: datetime | None, until: datetime | None, l
     finally:
         client.close()
     click.echo(RENDERERS[form](table).rstrip("\n"))
+
+
+main.add_command(statement_command)
 
 
 @main.command(name="clickhouse")
@@ -304,7 +287,7 @@ def requeue_command(reason: str | None, tenant: str, export: Path | None, repair
     if export is not None:
         if reason is None:
             raise click.UsageError("--export needs --reason")
-        client = connect(_existing())
+        client = connect(existing_clickhouse())
         try:
             count = export_lines(waiting_lines(client, reason, tenant), export)
         finally:
@@ -335,7 +318,7 @@ def audit_command() -> None:
     settings = read_settings(os.environ.get(CONFIG_ENV, DEFAULT_CONFIG))
     source = os.environ.get(SOURCE_ENV, "")
     topic = parse_topic(source) if source.startswith("kafka://") else None
-    client = connect(_existing())
+    client = connect(existing_clickhouse())
     found: list[Check] = []
     try:
         migrate(client)
@@ -369,7 +352,7 @@ def query(sql: str, form: str) -> None:
     """Ask ClickHouse something in SQL: the embedded engine has no other client."""
     if _FORMAT_CLAUSE.search(sql):
         raise PlanError(f"leave FORMAT out of the query: --format takes {', '.join(RENDERERS)}")
-    client = connect(_existing())
+    client = connect(existing_clickhouse())
     try:
         result = client.query(sql)
     except ClickHouseError as exc:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV
+from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
 from dataflows.metrics import DEFAULT_HOST, HOST_ENV, PORT_ENV
+from sinks.clickhouse import ClickHouseAddress, parse_address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,3 +39,30 @@ metrics_port_option = _option(
     "--metrics-port", PORT_ENV, "serve /metrics and /healthz here; worker n at port + n"
 )
 metrics_host_option = _option("--metrics-host", HOST_ENV, f"on this address, {DEFAULT_HOST} by default")
+
+
+def clickhouse_address() -> ClickHouseAddress:
+    """The address that the flag or the environment names.
+
+    Raises:
+        PlanError: none is named, or it cannot be meant.
+    """
+    url = os.environ.get(CLICKHOUSE_ENV)
+    if not url:
+        raise PlanError(f"no ClickHouse is named: use --clickhouse or {CLICKHOUSE_ENV}")
+    try:
+        return parse_address(url)
+    except ValueError as exc:
+        raise PlanError(str(exc)) from None
+
+
+def existing_clickhouse() -> ClickHouseAddress:
+    """The address of a ClickHouse that is only read: an embedded one is not made by looking at it.
+
+    Raises:
+        PlanError: its directory does not exist.
+    """
+    address = clickhouse_address()
+    if address.embedded and not Path(address.directory).is_dir():
+        raise PlanError(f"there is no embedded ClickHouse in {address.directory}")
+    return address

@@ -148,6 +148,8 @@ QUANTITIES: dict[str, Callable[[UsageTotal], Decimal]] = {
 FRACTIONAL = frozenset({"price", "credits"})
 """Quantities that have decimal places, 12 of them."""
 
+_UNITS = {"price": "USD"}  # what the other quantities count is their name
+
 
 def plan_lines(plan: Plan, name: str, usage: Iterable[UsageTotal]) -> tuple[Line, ...]:
     """The base fee, the usage by feature and model, and what each charge makes of it.
@@ -235,6 +237,7 @@ def _charge_lines(charge: Charge, totals: Sequence[UsageTotal]) -> Iterator[Line
     over = _EXACT.subtract(metered, min(metered, charge.included))
     if not over:
         return
+    what += " over the included" if charge.included else ""
     if isinstance(charge.scale, Package):
         packages = _packages(over, charge.scale.size)
         yield Line(
@@ -247,17 +250,23 @@ def _charge_lines(charge: Charge, totals: Sequence[UsageTotal]) -> Iterator[Line
         )
         return
     for units, floor, tier in _tiers_used(charge.scale, over):
-        at = "above" if isinstance(charge.scale, Graduated) else "all at the tier above"
-        end = "" if tier.up_to is None else f" up to {trimmed(tier.up_to)}"
-        fee = f", and {trimmed(tier.flat_fee)} for the tier" if tier.flat_fee else ""
         yield Line(
             kind=LineKind.OVERAGE,
-            text=f"{what}, {at} {trimmed(floor)}{end}{fee}",
+            text=what + _tier_named(charge.scale, floor, tier),
             amount=quantize(_EXACT.add(_EXACT.multiply(units, tier.unit_price), tier.flat_fee)),
             quantity=units,
-            unit=charge.quantity,
+            unit=_UNITS.get(charge.quantity, charge.quantity),
             unit_price=tier.unit_price,
         )
+
+
+def _tier_named(scale: Graduated | Volume, floor: Decimal, tier: Tier) -> str:
+    """Where a tier lies: nothing for one that has all there is."""
+    begin = f" above {trimmed(floor)}" if floor else ""
+    end = "" if tier.up_to is None else f" up to {trimmed(tier.up_to)}"
+    whole = " all at the tier" if isinstance(scale, Volume) else ""
+    fee = f", and {trimmed(tier.flat_fee)} for the tier" if tier.flat_fee else ""
+    return (f",{whole}{begin}{end}" if begin or end else "") + fee
 
 
 def _tiers_used(scale: Graduated | Volume, over: Decimal) -> Iterator[tuple[Decimal, Decimal, Tier]]:
@@ -281,9 +290,13 @@ def _packages(units: Decimal, size: Decimal) -> Decimal:
     return _EXACT.add(full, Decimal(1)) if _EXACT.remainder(units, size) else full
 
 
-def _included(quantity: Decimal, unit: str, text: str) -> Line:
+def _included(units: Decimal, quantity: str, text: str) -> Line:
     return Line(
-        kind=LineKind.INCLUDED, text=f"included: {text}", amount=quantize(_ZERO), quantity=quantity, unit=unit
+        kind=LineKind.INCLUDED,
+        text=f"included: {text}",
+        amount=quantize(_ZERO),
+        quantity=units,
+        unit=_UNITS.get(quantity, quantity),
     )
 
 

@@ -23,8 +23,11 @@ from dataflows.connections import SOURCE_ENV, STATE_DIR_ENV
 from dataflows.recovery_store import check_store
 from dataflows.state import open_state
 from dataflows.traffic import TrafficShape, generate
+from pricing.money import nearest_cent
 from tests.integration.running import ROOT, Place
 
+UNHEARD_OF = "it has no usage, and the configuration does not name it"
+WHOLE_MONTH = "must be a whole month such as 2026-11 (nothing is prorated within one)"
 JSON = ("--format", "json", "--clickhouse")
 
 
@@ -81,6 +84,42 @@ def test_query_answers_and_refuses_in_a_sentence(priced: Place) -> None:
     assert refused.stderr == "meterline: leave FORMAT out of the query: --format takes text, json, csv\n"
 
 
+def test_a_statement_sums_what_a_tenant_was_charged(priced: Place) -> None:
+    flags = ("2026-03", "--config", f"{priced.root}/meterline.yaml", "--clickhouse", priced.clickhouse)
+    tenants = "SELECT tenant_id, sum(u.price) FROM usage AS u GROUP BY tenant_id ORDER BY 2 DESC LIMIT 1"
+    tenant, price = priced.ask(tenants)[0]
+    found = meterline("statement", tenant, *flags, "--format", "json")
+    assert (found.returncode, found.stderr) == (0, "")
+    statement = json.loads(found.stdout)
+    usage = [Decimal(line["amount"]) for line in statement["lines"] if line["kind"] == "usage"]
+    assert sum(usage) == price
+    assert sum(Decimal(line["amount"]) for line in statement["lines"]) == Decimal(statement["total"])
+    assert Decimal(statement["total"]) == nearest_cent(price)
+    assert statement["status"] == "closed"
+    rows = csv.DictReader(io.StringIO(meterline("statement", tenant, *flags, "--format", "csv").stdout))
+    assert sum(Decimal(row["amount"]) for row in rows) == Decimal(statement["total"])
+    text = meterline("statement", tenant, *flags).stdout.splitlines()
+    assert text[0] == f"Statement of {tenant} for 2026-03 (UTC): closed"
+    assert text[-1].split()[0] == "total"
+
+
+@pytest.mark.parametrize(
+    ("tenant", "month", "told"),
+    [
+        ("nobody", "2026-03", f"there is no tenant 'nobody': {UNHEARD_OF}"),
+        ("nobody", "2026-03-17", f"Invalid value for 'MONTH': it {WHOLE_MONTH}, got 2026-03-17"),
+        (os.fsdecode(b"\xff"), "2026-03", "Invalid value for 'TENANT': it is not UTF-8 text"),
+    ],
+)
+def test_a_statement_that_cannot_be_made_is_wrong_usage(
+    priced: Place, tenant: str, month: str, told: str
+) -> None:
+    flags = ("--config", f"{priced.root}/meterline.yaml", "--clickhouse", priced.clickhouse)
+    found = meterline("statement", tenant, month, *flags)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.splitlines()[-1] == f"Error: {told}"
+
+
 def test_what_goes_into_a_pipe_is_not_cut(priced: Place) -> None:
     sql = "SELECT repeat('x', 200) AS tenant, toDecimal64(1.5, 2) AS spend"
     found = meterline("query", sql, "--clickhouse", priced.clickhouse)
@@ -103,7 +142,9 @@ def test_check_finds_everything_fine_or_every_problem_in_one_go(priced: Place, t
     assert set(told) == {"config", "source:", "clickhouse:", "state:"}
 
 
-@pytest.mark.parametrize("command", [("report", "margin"), ("query", "SELECT 1"), ("audit",)])
+@pytest.mark.parametrize(
+    "command", [("report", "margin"), ("query", "SELECT 1"), ("audit",), ("statement", "acme", "2026-03")]
+)
 def test_looking_makes_nothing(tmp_path: Path, command: tuple[str, ...]) -> None:
     found = meterline(*command, "--clickhouse", f"chdb://{tmp_path}/none")
     assert found.returncode == 1

@@ -15,6 +15,7 @@ from pricing.plans import (
     Charge,
     Commitment,
     Graduated,
+    LineKind,
     Package,
     Plan,
     Tier,
@@ -46,7 +47,7 @@ def metered(units: int, scale: Graduated | Volume | Package, included: str = "0"
         pytest.param(PURE_USAGE, [CHAT, SEARCH], id="pure usage"),
         pytest.param(
             Plan(base_fee=Decimal(99), usage="included"),
-            ["base_fee 99", "usage 0", "usage 0", "included 9.500000000001 price 0"],
+            ["base_fee 99", "usage 0", "usage 0", "included 9.500000000001 USD 0"],
             id="flat subscription",
         ),
         pytest.param(Plan(base_fee=Decimal("0.5")), ["base_fee 0.5", CHAT, SEARCH], id="fee and usage"),
@@ -59,8 +60,8 @@ def metered(units: int, scale: Graduated | Volume | Package, included: str = "0"
                 "base_fee 20",
                 "usage 0",
                 "usage 0",
-                "included 5 price 0",
-                "overage 4.500000000001 price 4.500000000001",
+                "included 5 USD 0",
+                "overage 4.500000000001 USD 4.500000000001",
             ],
             id="hybrid, overage at rated price",
         ),
@@ -69,7 +70,7 @@ def metered(units: int, scale: Graduated | Volume | Package, included: str = "0"
                 base_fee=Decimal(20),
                 charges=(Charge(quantity="price", included=Decimal(10), scale=Graduated(tiers("- 1"))),),
             ),
-            ["base_fee 20", "usage 0", "usage 0", "included 9.500000000001 price 0"],
+            ["base_fee 20", "usage 0", "usage 0", "included 9.500000000001 USD 0"],
             id="hybrid, nothing over",
         ),
         pytest.param(
@@ -103,7 +104,7 @@ def metered(units: int, scale: Graduated | Volume | Package, included: str = "0"
                 usage="included",
                 charges=(Charge(quantity="requests", feature="search", scale=Graduated(tiers("- 0.1"))),),
             ),
-            ["base_fee 7", "usage 0", "usage 0", "included 6.000000000001 price 0", "overage 70 requests 7"],
+            ["base_fee 7", "usage 0", "usage 0", "included 6.000000000001 USD 0", "overage 70 requests 7"],
             id="one feature metered, the rest included",
         ),
         pytest.param(
@@ -178,9 +179,9 @@ def test_the_smallest_fraction_over_an_edge_is_charged() -> None:
     charge = Charge(quantity="price", included=Decimal(5), scale=Graduated(tiers("1 1, - 0.5")))
     lines = plan_lines(Plan(charges=(charge,)), "p", [usage(price="6.000000000002")])
     assert short(lines)[1:] == [
-        "included 5 price 0",
-        "overage 1 price 1",
-        "overage 0.000000000002 price 0.000000000001",
+        "included 5 USD 0",
+        "overage 1 USD 1",
+        "overage 0.000000000002 USD 0.000000000001",
     ]
 
 
@@ -193,25 +194,44 @@ def test_a_line_is_rounded_once_half_to_even() -> None:
     ]
 
 
-def test_lines_say_what_they_are() -> None:
-    charges = (
-        Charge(
-            quantity="requests", feature="chat", included=Decimal(5), scale=Graduated(tiers("10 1, - 2 +3"))
+@pytest.mark.parametrize(
+    ("charge", "told"),
+    [
+        (Charge(quantity="requests", scale=Graduated(tiers("- 1"))), ["requests"]),
+        (
+            Charge(quantity="requests", feature="chat", scale=Graduated(tiers("10 1, 20 1, - 2 +3"))),
+            [
+                "requests of chat, up to 10",
+                "requests of chat, above 10 up to 20",
+                "requests of chat, above 20, and 3 for the tier",
+            ],
         ),
-        Charge(quantity="total_tokens", model="big", scale=Volume(tiers("10 1, - 2"))),
-        Charge(quantity="requests", scale=Package(Decimal(1000), Decimal(1))),
-    )
-    lines = plan_lines(Plan(base_fee=Decimal(1), charges=charges), "team", ACME)
-    assert [line.text for line in lines] == [
-        "base fee of team",
-        "usage, metered below",
-        "usage, metered below",
-        "included: requests of chat, of 5",
-        "requests of chat, above 0 up to 10",
-        "requests of chat, above 10, and 3 for the tier",
-        "total_tokens with big, all at the tier above 10",
-        "requests, in packages of 1000",
-    ]
+        (
+            Charge(quantity="requests", included=Decimal(5), scale=Graduated(tiers("40 1, - 2"))),
+            [
+                "included: requests, of 5",
+                "requests over the included, up to 40",
+                "requests over the included, above 40",
+            ],
+        ),
+        (
+            Charge(quantity="total_tokens", model="big", scale=Volume(tiers("10 1, - 2"))),
+            ["total_tokens with big, all at the tier above 10"],
+        ),
+        (
+            Charge(quantity="total_tokens", model="big", scale=Volume(tiers("2000 1, - 2"))),
+            ["total_tokens with big, all at the tier up to 2000"],
+        ),
+        (
+            Charge(quantity="requests", scale=Package(Decimal(1000), Decimal(1))),
+            ["requests, in packages of 1000"],
+        ),
+    ],
+)
+def test_lines_say_what_they_are(charge: Charge, told: list[str]) -> None:
+    lines = plan_lines(Plan(base_fee=Decimal(1), charges=(charge,)), "team", ACME)
+    assert lines[0].text == "base fee of team"
+    assert [line.text for line in lines if line.kind in (LineKind.INCLUDED, LineKind.OVERAGE)] == told
 
 
 @pytest.mark.parametrize(

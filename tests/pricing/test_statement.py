@@ -76,12 +76,12 @@ def stated(tenant_id: str, at: str, spent: str, given: Settings | None = None) -
         pytest.param("flat", "2026-01", "", ["base_fee 20"], "20.00", None, id="a fee without usage"),
         pytest.param(
             "flat", "2026-02", "2026-02 99.999",
-            ["base_fee 20", "usage 0", "included 99.999 price 0"], "20.00", None, id="flat",
+            ["base_fee 20", "usage 0", "included 99.999 USD 0"], "20.00", None, id="flat",
         ),
         pytest.param("flat", "2025-12", "2025-12 1", ["usage 1"], "1.00", None, id="before the plan"),
         pytest.param(
             "hybrid", "2026-01", "2026-01 12.5",
-            ["base_fee 20", "usage 0", "included 10 price 0", "overage 2.5 price 2.5"], "22.50", None,
+            ["base_fee 20", "usage 0", "included 10 USD 0", "overage 2.5 USD 2.5"], "22.50", None,
             id="hybrid",
         ),
         pytest.param(
@@ -106,11 +106,11 @@ def stated(tenant_id: str, at: str, spent: str, given: Settings | None = None) -
         ),
         pytest.param(
             "moved", "2026-02", "2026-02 12",
-            ["base_fee 20", "usage 0", "included 12 price 0"], "20.00", None, id="the month before a move",
+            ["base_fee 20", "usage 0", "included 12 USD 0"], "20.00", None, id="the month before a move",
         ),
         pytest.param(
             "moved", "2026-03", "2026-03 12",
-            ["base_fee 20", "usage 0", "included 10 price 0", "overage 2 price 2"], "22.00", None,
+            ["base_fee 20", "usage 0", "included 10 USD 0", "overage 2 USD 2"], "22.00", None,
             id="the month after it",
         ),
         pytest.param(
@@ -128,11 +128,11 @@ def stated(tenant_id: str, at: str, spent: str, given: Settings | None = None) -
         pytest.param("credits", "2025-12", "2025-12 9", ["usage 9"], "9.00", "0", id="not yet granted"),
         pytest.param(
             "prepaid-flat", "2026-01", "2026-01 9",
-            ["base_fee 20", "usage 0", "included 9 price 0"], "20.00", "50", id="credits pay no fee",
+            ["base_fee 20", "usage 0", "included 9 USD 0"], "20.00", "50", id="credits pay no fee",
         ),
         pytest.param(
             "prepaid-hybrid", "2026-02", "2026-01 30, 2026-02 45",
-            ["base_fee 20", "usage 0", "included 10 price 0", "overage 35 price 35", "credits_burned -30"],
+            ["base_fee 20", "usage 0", "included 10 USD 0", "overage 35 USD 35", "credits_burned -30"],
             "25.00", "0", id="credits pay overage",
         ),
         pytest.param(
