@@ -221,6 +221,13 @@ def test_what_the_sample_shows_switched_off_loads_too() -> None:
     assert settings.plans.prepaid["acme"][0].amount == 500
 
 
+def test_the_plans_that_the_readme_shows_load() -> None:
+    shown = re.findall(r"(?ms)^```yaml\n(plans:.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [list(load_settings(f"{SAMPLE}\n{text}").plans.definitions) for text in shown] == [
+        ["starter", "team", "contract"]
+    ]
+
+
 @pytest.mark.parametrize(
     "section",
     [
