@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from decimal import Decimal
 
 import pytest
@@ -96,6 +97,11 @@ def test_everything_is_read() -> None:
     )
 
 
+def test_plans_travel_between_processes() -> None:
+    settings = load_settings(MINIMAL + EVERYTHING)
+    assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301  # our own bytes
+
+
 @pytest.mark.parametrize("plans", ["", "plans:", "plans: {}", "plans: {definitions:, tenants:, prepaid: {}}"])
 def test_without_plans_everybody_pays_for_usage(plans: str) -> None:
     settings = load_settings(MINIMAL + plans)
@@ -153,6 +159,14 @@ def with_grant(text: str) -> str:
     ("plans", "told"),
     [
         ("plans: []", ["plans: must be a mapping, got a list"]),
+        (
+            "plans: {definitions: 1, tenants: [], prepaid: {acme: 5}}",
+            [
+                "plans.definitions: must be a mapping, got a single value",
+                "plans.tenants: must be a mapping, got a list",
+                "plans.prepaid.acme: must be a list, got a single value",
+            ],
+        ),
         ("plans: {tenant: {}}", ["plans.tenant: is not a known key; did you mean 'tenants'?"]),
         ("plans: {default: x}", ["plans.default: must be one of plans.definitions, got 'x'"]),
         (

@@ -140,6 +140,11 @@ def stated(tenant_id: str, at: str, spent: str, given: Settings | None = None) -
             ["base_fee 5", "usage 40", "true_up 55", "credits_burned -40"], "60.00", "20",
             id="what credits pay counts towards a commitment",
         ),
+        pytest.param(
+            "prepaid-monthly", "2026-02", "2026-01 40, 2026-02 30",
+            ["base_fee 5", "usage 30", "true_up 65", "credits_burned -20"], "80.00", "0",
+            id="a commitment of a month after other months",
+        ),
     ],
 )  # fmt: skip
 def test_a_statement(
