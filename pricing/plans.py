@@ -174,7 +174,7 @@ def plan_lines(plan: Plan, name: str, usage: Iterable[UsageTotal]) -> tuple[Line
             amount = quantize(total.price)
         lines.append(Line(kind=LineKind.USAGE, text=text, amount=amount, usage=total))
     if included:
-        lines.append(_included(_sum(total.price for total in included), "price", "at its rated price"))
+        lines.append(_included(_sum(total.price for total in included), "price", "usage at its rated price"))
     for charge in plan.charges:
         lines += _charge_lines(charge, totals)
     return tuple(lines)
