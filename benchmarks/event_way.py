@@ -13,11 +13,10 @@ import numpy as np
 from benchmarks.numbered_keys import SHARDS, START_MS, new_indexes
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import (
     ShardVerdicts,
     judge,
-    rate_events,
-    refuse_unpriced,
     split_by_key,
     split_by_tenant,
 )
@@ -27,14 +26,14 @@ from pricing.settings import load_settings
 
 EVENTS = 10_000
 _SEED = 0x5EED_0B_ADD
-_SETTINGS = "pricing:\n  rules: [{model: m, input_rate: 1, output_rate: 2}]\n"
+_SETTINGS = "pricing:\n  rules: [{model: m, input_rate: 1e-6, output_rate: 2e-6}]\n"
 _RETENTION_HOURS = 72
 
 
 def seconds_by_step(batches: int) -> dict[str, float]:
     """Batches of EVENTS events, each by each step of the job but the source, spend and the database."""
     settings = load_settings(_SETTINGS)
-    card = compile_card(settings.pricing.rules)
+    card = compile_card(settings.pricing.rules, settings.pricing.contracts)
     indexes = new_indexes()
     spent: defaultdict[str, float] = defaultdict(float)
 

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.report import Section, Size, Target, spread
+from pricing.card_values import Rule
 from pricing.money import from_pico
 from pricing.rate_card import RateCard, compile_card
 from pricing.rating import rate, usage_of
-from pricing.settings import Rule
 
 MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "o3-mini")
 """Models with one price a class, whatever the size of the prompt."""

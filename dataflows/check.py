@@ -49,7 +49,7 @@ def check_everything(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("config", ok=False, lines=(str(exc),))
     if settings is not None:
         known = settings
-        card = compile_card(known.pricing.rules)
+        card = compile_card(known.pricing.rules, known.pricing.contracts)
         yield Finding(
             f"config {path}", ok=True, lines=(f"{len(card.rules)} rules, rate card {card.version}",)
         )

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from dataflows.file_source import InputError, find_files
 from dataflows.kafka_source import KafkaTopic, find_partitions, parse_topic
-from pricing.settings import Settings, WebhookSettings, load_settings
+from pricing.settings import Settings, WebhookSettings, card_names, load_settings
 from sinks.clickhouse import ClickHouseAddress, parse_address
 from sinks.webhook import Secret, WebhookEndpoint
 
@@ -49,19 +49,37 @@ class JobPlan:
 
 
 def read_settings(path: str) -> Settings:
-    """Load `meterline.yaml`.
+    """Load `meterline.yaml`, and the rate cards that it names, relative to where it stands.
 
     Raises:
-        PlanError: the file cannot be read.
-        InvalidSettings: with every problem in it.
+        PlanError: a file cannot be read.
+        InvalidSettings: with every problem in them.
     """
+    text = _text_of(Path(path), "config file")
+    beside = Path(path).parent
+    files = [file for name in card_names(text) for file in _card_files(beside / name)]
+    return load_settings(
+        text, [(os.path.relpath(file, beside), _text_of(file, "rate card")) for file in files]
+    )
+
+
+def _card_files(path: Path) -> list[Path]:
+    """The file itself, or the YAML files of a directory, by name."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+    if not files:
+        raise PlanError(f"the directory {path} has no rate card in it: a file that ends in .yaml or .yml")
+    return files
+
+
+def _text_of(path: Path, what: str) -> str:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise PlanError(f"the config file {path} is not UTF-8 text") from None
+        raise PlanError(f"the {what} {path} is not UTF-8 text") from None
     except OSError as exc:
-        raise PlanError(f"the config file {path} cannot be read: {exc.strerror}") from None
-    return load_settings(text)
+        raise PlanError(f"the {what} {path} cannot be read: {exc.strerror}") from None
 
 
 def plan_job(environment: Mapping[str, str]) -> JobPlan:

@@ -21,23 +21,27 @@ DAY = date(2026, 3, 17)
 """The day that is made up: fixed, so that the demo shows the same figures whenever it runs."""
 
 CONFIG = """\
-# What the demo prices with. Rates are USD per token, as published in 2024; the multipliers are made up.
+# What the demo prices with. Rates are USD per token, as published in 2024; the multipliers are made up, and
+# so is that every service tier (the traffic has some "priority") costs the same.
 pricing:
   currency: USD
   rounding: nearest_cent
   rules:
     - model: gpt-4o
+      service_tier: "*"
       input_rate: 0.000005
       output_rate: 0.000015
       cache_read_rate: 0.0000025
       multiplier: 1.2
     - model: claude-3-5-sonnet
+      service_tier: "*"
       input_rate: 0.000003
       output_rate: 0.000015
       cache_read_rate: 0.0000003
       cache_write_rate: 0.00000375
       multiplier: 1.15
     - model: fallback-llama-3
+      service_tier: "*"
       input_rate: 0.0000005
       output_rate: 0.000002
       multiplier: 0.8

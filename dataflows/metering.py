@@ -32,6 +32,7 @@ from dataflows.decode import TimeBounds, decode
 from dataflows.file_source import FileSource, FileState
 from dataflows.kafka_source import KafkaSource
 from dataflows.operators import DedupeLogic, JudgeLogic, SpendLogic, SpendOutput, new_book
+from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.routing import keys_of
 from dataflows.start import Job, prepare_or_exit
 from dataflows.state import JobState
@@ -44,8 +45,6 @@ from dataflows.steps import (
     ShardVerdicts,
     SpendSlice,
     peak_of,
-    rate_events,
-    refuse_unpriced,
     split_by_key,
     split_by_tenant,
 )
@@ -76,7 +75,7 @@ def build_flow(job: Job, worker: int = 0, workers: int = 1) -> Dataflow:
     Nothing is connected before Bytewax runs them.
     """
     settings, state = job.plan.settings, job.state
-    card = compile_card(settings.pricing.rules)
+    card = compile_card(settings.pricing.rules, settings.pricing.contracts)
     bounds = TimeBounds(
         settings.metering.max_future_minutes * 60_000, settings.metering.max_age_days * DAY_MS
     )

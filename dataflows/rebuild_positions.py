@@ -90,7 +90,8 @@ def resumes_of(job: Job, client: Client) -> Iterator[Resume]:
     """
     published = _published(client)
     topic = job.plan.kafka
-    card = compile_card(job.plan.settings.pricing.rules)
+    pricing = job.plan.settings.pricing
+    card = compile_card(pricing.rules, pricing.contracts)
     for name in sorted(job.chosen):
         one = job.state.partitions[name]
         next_offset, read = published.get((one.source, one.number), (0, 0))

@@ -30,11 +30,12 @@ from clickhouse_connect.driver.client import Client
 
 from dataflows.batch import EVENT_SCHEMA, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.rate import refuse_unpriced
 from dataflows.run import JobFailedError
 from dataflows.segments import fsync_directory
 from dataflows.start import Job, sink_partitions
 from dataflows.state import open_state
-from dataflows.steps import CONTENT_FIELDS, DAY_MS, HOUR_MS, content_hashes, refuse_unpriced
+from dataflows.steps import CONTENT_FIELDS, DAY_MS, HOUR_MS, content_hashes
 from metering.event import QuarantineReason
 from pricing.rate_card import RateCard, compile_card
 from pricing.settings import Settings
@@ -148,7 +149,8 @@ def requeue(
     directory.mkdir(exist_ok=True)
     identity = uuid.uuid4().hex
     path = directory / f"{identity}.jsonl"
-    card = compile_card(job.plan.settings.pricing.rules)
+    pricing = job.plan.settings.pricing
+    card = compile_card(pricing.rules, pricing.contracts)
     done = Requeued()
     number = 0
     with path.open("wb") as file:

@@ -1,26 +1,24 @@
-"""The steps of the job as functions over batches: rate, split by key, judge, split by tenant.
+"""The steps of the job as functions over batches: split by key, judge, split by tenant.
 
-Nothing here keeps state or does IO; `dataflows.operators` holds the steps that remember.
+Nothing here keeps state or does IO; `dataflows.rate` prices batches, `dataflows.operators` holds the steps
+that remember.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import polars_hash as plh
-import pyarrow as pa
 
 from dataflows.batch import (
     INTEGER_FIELDS,
     QUARANTINE_SCHEMA,
     STRING_FIELDS,
-    TOKEN_FIELDS,
-    USD,
     Bools,
     Decoded,
     Int64s,
@@ -30,11 +28,8 @@ from dataflows.batch import (
 from dataflows.decode import refuse
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, Sightings, pack_position
 from metering.event import QuarantineReason
-from pricing.rate_card import RateCard
-from pricing.rating import Amounts, rate, usage_of
-from pricing.settings import LimitSettings, timezone_for
+from pricing.settings import LimitSettings
 from pricing.spend import sum_rows
-from pricing.windows import day_windows
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -220,96 +215,6 @@ def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
         sightings.position[start:end],
         sightings.partition,
     )
-
-
-def refuse_unpriced(decoded: Decoded, card: RateCard) -> Decoded:
-    """The batch with each event's `rule`, without those that the card has no rate for: they are `unpriced`.
-
-    Before dedupe, so that such an event claims no key: once the card knows its model, it is put through
-    again (`meterline requeue`), and must not be taken for a copy of itself.
-    """
-    events = decoded.events.with_columns(rule=_rules_of(decoded.events, card))
-    known = events["rule"] >= 0
-    if known.all():
-        return replace(decoded, events=events)
-    refused = refuse(
-        events.filter(~known),
-        QuarantineReason.UNPRICED,
-        pl.concat_str(
-            pl.lit("the rate card has no rate for model "), "model", pl.lit(" of provider "), "provider"
-        ),
-    )
-    quarantined = pl.concat([decoded.quarantined, refused])
-    return replace(decoded, events=events.filter(known), quarantined=quarantined)
-
-
-def _rules_of(events: pl.DataFrame, card: RateCard) -> pl.Series:
-    """The index of each event's rule, -1 without one; the card is asked once for each distinct model."""
-    models = events.select(pl.struct("provider", "model").alias("asked"))
-    known = models.unique()
-    rules = [card.rule_for(asked["provider"], asked["model"]) for asked in known["asked"]]
-    table = known.with_columns(rule=pl.Series(rules, dtype=pl.Int64))
-    return models.join(table, on="asked", how="left", maintain_order="left")["rule"]
-
-
-def rate_events(decoded: Decoded, card: RateCard, limits: LimitSettings, retention_hours: int) -> Decoded:
-    """Amounts for every event of a batch, of which `refuse_unpriced` has left those with a rate.
-
-    Before dedupe, once for a whole batch: the amounts of a copy are thrown away, which costs less than
-    to rate each shard's few events by themselves. Adds `billable`, `credits`, `cost`, `price`,
-    `multiplier`, `rate_card_version`, `day_start_ms`, and `late_after_ms`: once its input has passed
-    that instant, the event's day is closed.
-    """
-    events = decoded.events
-    rule = events["rule"].to_numpy()
-    hit = (events["cache_status"] == "hit").to_numpy()
-    billable = (events["status"] == "success").to_numpy()
-    if limits.feature.exclude_cache_from_billing:
-        billable = billable & ~hit
-    counts = {name: events[name].to_numpy() for name in TOKEN_FIELDS}
-    amounts = rate(card, usage_of(rule, counts, hit, billable))
-    starts, ends = _days(events, limits)
-    multipliers = pl.Series([rule.multiplier for rule in card.rules], dtype=USD)
-    rated = events.drop("rule").with_columns(
-        billable=pl.Series(billable),
-        credits=_usd(amounts.credits_pico, amounts, 2),
-        cost=_usd(amounts.cost_pico, amounts, 0),
-        price=_usd(amounts.price_pico, amounts, 1),
-        multiplier=multipliers.gather(rule),
-        rate_card_version=pl.repeat(card.version, len(events), dtype=pl.String, eager=True),
-        day_start_ms=pl.Series(starts),
-        late_after_ms=pl.Series(ends + retention_hours * HOUR_MS),
-        source=pl.repeat(decoded.partition.source, len(events), dtype=pl.String, eager=True),
-        source_partition=pl.repeat(decoded.partition.number, len(events), dtype=pl.UInt32, eager=True),
-    )
-    return replace(decoded, events=rated)
-
-
-def _days(events: pl.DataFrame, limits: LimitSettings) -> tuple[Int64s, Int64s]:
-    """Start and end of each event's day, in its tenant's time zone."""
-    times = events["timestamp_ms"].to_numpy()
-    starts, ends = day_windows(times, limits.tenant.timezone)
-    zones: dict[str, list[str]] = {}
-    for tenant in limits.tenant_overrides:
-        zone = timezone_for(limits, tenant)
-        if zone != limits.tenant.timezone:
-            zones.setdefault(zone, []).append(tenant)
-    for zone, tenants in zones.items():
-        rows = events["tenant_id"].is_in(tenants).to_numpy()
-        if rows.any():
-            starts[rows], ends[rows] = day_windows(times[rows], zone)
-    return starts, ends
-
-
-def _usd(pico: Int64s, amounts: Amounts, which: int) -> pl.Series:
-    """Whole picodollars as a column of decimals with 12 places: the same 128-bit integers, retyped."""
-    words = np.empty((len(pico), 2), np.uint64)
-    words[:, 0] = pico.view(np.uint64)
-    words[:, 1] = (pico >> 63).view(np.uint64)
-    for row, values in amounts.oversized.items():
-        words[row] = (values[which] % 2**64, values[which] >> 64)
-    kind = pa.decimal128(38, 12)
-    return pl.Series(pa.Array.from_buffers(kind, len(pico), [None, pa.py_buffer(words)]), dtype=USD)
 
 
 _SPEND_COLUMNS = ("tenant_id", "feature_id", "idempotency_key", "timestamp_ms", "day_start_ms", "price")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Sequence
+from dataclasses import replace
 
 from pricing import settings_keys as read
+from pricing.card_check import Place, card_problems
+from pricing.card_entry import read_contract, read_rule
+from pricing.card_match import is_of_model
+from pricing.card_values import Contract, Rule
 from pricing.money import USD_SCALE
 from pricing.settings_keys import Section
 from pricing.settings_plans import read_plans
@@ -18,7 +23,6 @@ from pricing.settings_values import (
     PlanPeriod,
     PlanSettings,
     PricingSettings,
-    Rule,
     Settings,
     TenantLimits,
     TenantOverride,
@@ -48,41 +52,41 @@ __all__ = [
     "TenantOverride",
     "WebhookSettings",
     "caps_for",
+    "card_names",
     "load_settings",
     "plan_for",
     "thresholds",
     "timezone_for",
 ]
 
-_ZERO = Decimal(0)
-_ONE = Decimal(1)
-
 _NAME = read.label(1, 128)
 _AMOUNT = read.decimal("0", "1e9", places=USD_SCALE)
-# With these, the price of the largest event that there can be (2**41 tokens) has 19 digits before the point,
-# where an amount has room for 26: the rest is for sums.
-_RATE = read.decimal("0", "1000", places=18)
-_MULTIPLIER = read.decimal("0", "1000", places=6)
 # In a shorter window one key could stand for two events of one day, of which `usage` would show one: its rows
 # are known by tenant, day and key.
 _WINDOW_HOURS = read.whole(24, 168)
 # A stop takes up to three epochs, and gets thirty seconds (`dataflows.run`).
 _EPOCH_SECONDS = read.decimal("0.05", "8", places=6)
 _TOPIC = read.matching(r"(?!\.\.?$)[\w.-]{1,249}", "must be a Kafka topic: letters, digits, '.', '_' and '-'")
+_CARDS_MAX = 100  # paths; a directory may hold more files
 _WEBHOOK_NAME = read.matching(r"[\w.-]{1,64}", "must be a name of letters, digits, '.', '_' and '-'")
 
 
-def load_settings(text: str) -> Settings:
+def load_settings(text: str, cards: Sequence[tuple[str, str]] = ()) -> Settings:
     """Read the text of a `meterline.yaml`.
 
     Only `pricing` with its rules is required; everything else has a default, and a null counts as absent.
 
+    Args:
+        text: of the configuration.
+        cards: name and text of every rate-card file that `card_names` leads to; their rules and contracts
+            are added to those of the configuration.
+
     Raises:
-        InvalidSettings: something is wrong; it lists every problem that the text has.
+        InvalidSettings: something is wrong; it lists every problem that the texts have.
     """
     problems: list[Problem] = []
     root = Section("", read_tree(text, problems), problems)
-    pricing = _pricing(root)
+    pricing = _pricing(root, cards, problems)
     settings = Settings(
         pricing=pricing,
         limits=_limits(root.section("limits"), pricing.rules),
@@ -96,40 +100,79 @@ def load_settings(text: str) -> Settings:
     return settings
 
 
-def _pricing(root: Section) -> PricingSettings:
+def card_names(text: str) -> tuple[str, ...]:
+    """The files and directories of rate cards that a `meterline.yaml` names; none where it cannot be read."""
+    try:
+        return (
+            Section("", read_tree(text, []), [])
+            .section("pricing")
+            .several("cards", read.file_name, (), count_max=_CARDS_MAX)
+        )
+    except InvalidSettings:
+        return ()
+
+
+def _pricing(root: Section, cards: Sequence[tuple[str, str]], problems: list[Problem]) -> PricingSettings:
     if root.missing("pricing"):
         return PricingSettings(rules=())
     keys = root.section("pricing")
-    sections = [] if keys.missing("rules") else keys.sections("rules", count_min=1)
     pricing = PricingSettings(
         currency=keys.optional("currency", read.one_of("USD"), "USD"),
         rounding=keys.optional("rounding", read.one_of("nearest_cent", "none"), "nearest_cent"),
-        rules=tuple(_rule(section) for section in sections),
+        rules=(),
+        cards=keys.several("cards", read.file_name, (), count_max=_CARDS_MAX),
     )
-    first: dict[tuple[str, str], Section] = {}
-    for section, rule in zip(sections, pricing.rules, strict=True):
-        earlier = first.setdefault((rule.provider, rule.model), section)
-        if rule.model and earlier is not section:
-            section.problem(None, f"has the same provider and model as {earlier.path}")
+    if not keys.given("cards"):
+        keys.missing("rules")
+    rules, contracts = _entries("", keys)
+    if pricing.cards and not cards:
+        keys.problem("cards", "names no rate-card file that was read")
     keys.finish()
-    return pricing
+    for name, text in cards:
+        card_rules, card_contracts = _card(name, text, problems)
+        rules += card_rules
+        contracts += card_contracts
+    # What is wrong in itself was read with stand-ins, which contradict others for no reason.
+    wrong = tuple(problem.path for problem in problems)
+    problems += card_problems(
+        [one for one in rules if not any(path.startswith(str(one[0])) for path in wrong)],
+        [one for one in contracts if not any(path.startswith(str(one[0])) for path in wrong)],
+    )
+    return replace(
+        pricing,
+        rules=tuple(rule for _, rule in rules),
+        contracts=tuple(contract for _, contract in contracts),
+    )
 
 
-def _rule(keys: Section) -> Rule:
-    rule = Rule(
-        model=keys.required("model", _NAME, ""),
-        provider=keys.optional("provider", read.label(0, 128), ""),
-        input_rate=keys.required("input_rate", _RATE, _ZERO),
-        output_rate=keys.required("output_rate", _RATE, _ZERO),
-        cache_read_rate=keys.optional("cache_read_rate", _RATE, None),
-        cache_write_rate=keys.optional("cache_write_rate", _RATE, None),
-        cache_write_1h_rate=keys.optional("cache_write_1h_rate", _RATE, None),
-        reasoning_rate=keys.optional("reasoning_rate", _RATE, None),
-        multiplier=keys.optional("multiplier", _MULTIPLIER, _ONE),
-        credit_multiplier=keys.optional("credit_multiplier", _MULTIPLIER, _ONE),
+def _entries(file: str, keys: Section) -> tuple[list[tuple[Place, Rule]], list[tuple[Place, Contract]]]:
+    rules = keys.sections("rules", count_min=1)
+    contracts = keys.sections("contracts")
+    return (
+        [(Place(file, section.path), read_rule(section)) for section in rules],
+        [(Place(file, section.path), read_contract(section)) for section in contracts],
     )
-    keys.finish()
-    return rule
+
+
+def _card(
+    name: str, text: str, problems: list[Problem]
+) -> tuple[list[tuple[Place, Rule]], list[tuple[Place, Contract]]]:
+    """Rules and contracts of one rate-card file, whose name goes before the place of each problem."""
+    own: list[Problem] = []
+    found: tuple[list[tuple[Place, Rule]], list[tuple[Place, Contract]]] = ([], [])
+    try:
+        keys = Section("", read_tree(text, own), own)
+        keys.optional("currency", read.one_of("USD"), "USD")
+        if not keys.given("contracts"):
+            keys.missing("rules")
+        found = _entries(name, keys)
+        keys.finish()
+    except InvalidSettings as exc:
+        own += exc.problems
+    for problem in own:
+        place = Place(name, "" if problem.path == "the file" else problem.path)
+        problems.append(Problem(str(place), problem.sentence))
+    return found
 
 
 def _limits(keys: Section, rules: tuple[Rule, ...]) -> LimitSettings:
@@ -156,13 +199,12 @@ def _tenant_limits(keys: Section, rules: tuple[Rule, ...]) -> TenantLimits:
         fallback_model=keys.optional("fallback_model", _NAME, None),
         timezone=keys.optional("timezone", read.timezone, default.timezone),
     )
-    models = sorted({rule.model for rule in rules if rule.model})
+    fallback = limits.fallback_model
+    priced = [rule for rule in rules if rule.model or rule.model_prefix or rule.match is not None]
     # Without a single model the problem is in the rules, and is named there.
-    if models and limits.fallback_model is not None and limits.fallback_model not in models:
-        hint = read.closest(limits.fallback_model, models)
-        keys.problem(
-            "fallback_model", f"must be a model that a rule prices, got {limits.fallback_model!r}{hint}"
-        )
+    if priced and fallback is not None and not any(is_of_model(r, fallback) for r in priced):
+        hint = read.closest(fallback, sorted({rule.model for rule in priced if rule.model}))
+        keys.problem("fallback_model", f"must be a model that a rule prices, got {fallback!r}{hint}")
     keys.finish()
     return limits
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 
+from pricing.card_values import Contract, Rule
 from pricing.plans import PURE_USAGE, Plan
 from pricing.prepaid import Grant
 
@@ -17,36 +18,18 @@ _ONE = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """What a model's tokens cost us and what we charge for them. Rates are USD per token.
-
-    With provider "" the model name alone selects the rule. A rate that is None has no price of its own:
-    the rate card says which rate such tokens fall back to. `multiplier` makes the price of the cost,
-    `credit_multiplier` makes compute credits of tokens.
-    """
-
-    model: str
-    input_rate: Decimal
-    output_rate: Decimal
-    provider: str = ""
-    cache_read_rate: Decimal | None = None
-    cache_write_rate: Decimal | None = None
-    cache_write_1h_rate: Decimal | None = None
-    reasoning_rate: Decimal | None = None
-    multiplier: Decimal = _ONE
-    credit_multiplier: Decimal = _ONE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PricingSettings:
-    """The rules by which usage becomes money. `rounding` concerns statement totals, never rows.
+    """The rules by which usage becomes money, those of the card files in `cards` included.
 
-    `rounding` is "nearest_cent" or "none". No two rules share a (provider, model).
+    `rounding` is "nearest_cent" or "none"; it concerns statement totals, never rows. No two rules, and no two
+    contracts, are equally specific for an event.
     """
 
     currency: str = "USD"
     rounding: str = "nearest_cent"
     rules: tuple[Rule, ...]
+    contracts: tuple[Contract, ...] = ()
+    cards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

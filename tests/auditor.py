@@ -32,6 +32,7 @@ from tests.auditor_event import (
     read_event,
     usd,
 )
+from tests.auditor_rates import Card, Rated
 
 HOUR_MS = 3_600_000
 
@@ -133,44 +134,6 @@ def _decimal_at(config: Mapping[str, Any], *path: str, default: str) -> Decimal:
     return Decimal(default if text is None else text)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Rates in USD per token."""
-
-    input_rate: Decimal
-    output_rate: Decimal
-    cache_read_rate: Decimal
-    cache_write_rate: Decimal
-    cache_write_1h_rate: Decimal
-    reasoning_rate: Decimal
-    multiplier: Decimal
-    credit_multiplier: Decimal
-
-
-def _rules(config: Mapping[str, Any]) -> dict[tuple[str, str], Rule]:
-    """Rules by (provider or "", model)."""
-    known = {"model", "provider", *Rule.__dataclass_fields__}
-    rules: dict[tuple[str, str], Rule] = {}
-    for entry in _at(config, "pricing", "rules") or []:
-        if unknown := set(entry) - known:
-            raise ValueError(f"the auditor does not know {sorted(unknown)} in a pricing rule")
-        key = (_at(entry, "provider") or "", entry["model"])
-        if key in rules:
-            raise ValueError(f"two pricing rules for {key}")
-        whole_input, whole_output = entry["input_rate"], entry["output_rate"]
-        rules[key] = Rule(
-            input_rate=Decimal(whole_input),
-            output_rate=Decimal(whole_output),
-            cache_read_rate=_decimal_at(entry, "cache_read_rate", default=whole_input),
-            cache_write_rate=_decimal_at(entry, "cache_write_rate", default=whole_input),
-            cache_write_1h_rate=_decimal_at(entry, "cache_write_1h_rate", default=whole_input),
-            reasoning_rate=_decimal_at(entry, "reasoning_rate", default=whole_output),
-            multiplier=_decimal_at(entry, "multiplier", default="1"),
-            credit_multiplier=_decimal_at(entry, "credit_multiplier", default="1"),
-        )
-    return rules
-
-
 class Settings:
     """What the audit needs of the configuration, each value read once."""
 
@@ -179,7 +142,7 @@ class Settings:
             return int(_decimal_at(config, "metering", name, default=default) * HOUR_MS)
 
         self.config = config
-        self.rules = _rules(config)
+        self.card = Card(_at(config, "pricing", "rules") or [])
         self.dedupe_ms = hours_ms("idempotency_window_hours", "24")
         self.retention_ms = hours_ms("window_retention_hours", "72")
         self.future_ms = int(_decimal_at(config, "metering", "max_future_minutes", default="5") * 60_000)
@@ -190,17 +153,6 @@ class Settings:
         self.thresholds = sorted({burst, Decimal(1)})
         self._zones: dict[str, ZoneInfo] = {}
         self._caps: dict[tuple[str, str, str], Decimal | None] = {}
-
-    def rule(self, event: Event) -> Rule:
-        """The provider's own rule, else the one that names only the model.
-
-        Raises:
-            RejectedError: the card has neither.
-        """
-        rule = self.rules.get((event.provider, event.model)) or self.rules.get(("", event.model))
-        if rule is None:
-            raise RejectedError("unpriced")
-        return rule
 
     def zone(self, tenant: str) -> ZoneInfo:
         if tenant not in self._zones:
@@ -247,33 +199,16 @@ def windows_of(event_ms: int, zone: ZoneInfo) -> tuple[int, int, int]:
     )
 
 
-def _list_price(event: Event, rule: Rule) -> Decimal:
-    """Exact USD of the usage at the provider's rates: each token in one class, no rounding."""
-    five_minute_writes = event.cache_write_tokens - event.cache_write_1h_tokens
-    uncached = event.input_tokens - event.cache_read_tokens - event.cache_write_tokens
-    visible = event.output_tokens - event.reasoning_tokens
-    return (
-        uncached * rule.input_rate
-        + event.cache_read_tokens * rule.cache_read_rate
-        + five_minute_writes * rule.cache_write_rate
-        + event.cache_write_1h_tokens * rule.cache_write_1h_rate
-        + visible * rule.output_rate
-        + event.reasoning_tokens * rule.reasoning_rate
-    )
-
-
-def _priced(event: Event, position: Position, rule: Rule, settings: Settings, *, late: bool) -> PricedRow:
-    exact = _list_price(event, rule)
+def _priced(event: Event, position: Position, rated: Rated, settings: Settings, *, late: bool) -> PricedRow:
     hit = event.cache_status == "hit"
     billable = event.status == "success" and not (hit and settings.hits_are_free)
-    tokens = event.input_tokens + event.output_tokens
     return PricedRow(
         event=event,
         position=position,
-        cost=usd(Decimal(0)) if hit else usd(exact),
-        price=usd(exact * rule.multiplier) if billable else usd(Decimal(0)),
-        credits=usd(tokens * rule.credit_multiplier) if billable else usd(Decimal(0)),
-        multiplier=rule.multiplier,
+        cost=usd(Decimal(0)) if hit else usd(rated.cost),
+        price=usd(rated.price) if billable else usd(Decimal(0)),
+        credits=usd(rated.credits) if billable else usd(Decimal(0)),
+        multiplier=rated.multiplier,
         billable=billable,
         late=late,
     )
@@ -302,7 +237,7 @@ class _Auditor:
         try:
             event = read_event(line.raw)
             self._check_time(event.timestamp, line)
-            rule = self.settings.rule(event)
+            rated = self.settings.card.rate(event)
             partition = (line.source, line.partition)
             self.watermarks[partition] = max(event.timestamp, self.watermarks.get(partition, 0))
             if self._is_copy(event):
@@ -311,7 +246,7 @@ class _Auditor:
         except RejectedError as rejected:
             self.audit.quarantined.append((line.position, rejected.args[0]))
             return
-        self._book(event, line, rule, self.watermarks[partition])
+        self._book(event, line, rated, self.watermarks[partition])
 
     def _check_time(self, event_ms: int, line: Line) -> None:
         arrival_ms = self.now_ms if line.arrival_ms is None else line.arrival_ms
@@ -337,11 +272,11 @@ class _Auditor:
         firsts.append(event)
         return False
 
-    def _book(self, event: Event, line: Line, rule: Rule, watermark_ms: int) -> None:
+    def _book(self, event: Event, line: Line, rated: Rated, watermark_ms: int) -> None:
         zone = self.settings.zone(event.tenant_id)
         day_start, day_end, month_start = windows_of(event.timestamp, zone)
         late = watermark_ms > day_end + self.settings.retention_ms
-        row = _priced(event, line.position, rule, self.settings, late=late)
+        row = _priced(event, line.position, rated, self.settings, late=late)
         self.audit.priced[event.tenant_id, event.idempotency_key, event.timestamp] = row
         self._add_to_margin(row)
         if late:

@@ -31,7 +31,7 @@ pricing:
       multiplier: 1.25
       credit_multiplier: 2.5
     - {model: tiny, input_rate: 0.0000000000005, output_rate: 0.0000000000015, multiplier: 0.5}
-    - {model: bulk, input_rate: 1, output_rate: 1}
+    - {model: bulk, input_rate: 1, output_rate: 1, confirm_rates_above: 1}
 limits:
   tenant: {daily_cap: 50.00, burst_threshold: 0.8}
 """

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from packaging.requirements import Requirement
 
-from pricing import plans, prepaid, settings_values
+from pricing import card_values, plans, prepaid, settings_values
 from pricing.settings import load_settings
 from sinks.clickhouse import connect, parse_address
 from tests.test_architecture import ARROWS, imports, modules
@@ -200,6 +200,9 @@ def switched_on(text: str) -> str:
     return re.sub(r"(?m)^( *)#(?=[a-z0-9_]+:|- )", r"\1", text)
 
 
+CARD = ("cards/mistral.yaml", "rules: [{model: mistral-large, input_rate: 2e-6, output_rate: 6e-6}]")
+
+
 def test_the_sample_loads_as_it_is() -> None:
     settings = load_settings(SAMPLE)
     assert [rule.model for rule in settings.pricing.rules] == [
@@ -210,7 +213,7 @@ def test_the_sample_loads_as_it_is() -> None:
 
 
 def test_what_the_sample_shows_switched_off_loads_too() -> None:
-    settings = load_settings(switched_on(SAMPLE))
+    settings = load_settings(switched_on(SAMPLE), [CARD])
     assert settings.alerts.webhooks[0].name == "billing"
     assert settings.limits.tenant_overrides["acme"].features["search"].daily_cap == 20
     assert [(one.plan, str(one.since)) for one in settings.plans.tenants["acme"]] == [
@@ -231,7 +234,9 @@ def test_the_plans_that_the_readme_shows_load() -> None:
 @pytest.mark.parametrize(
     "section",
     [
-        settings_values.Rule,
+        card_values.Rule,
+        card_values.Contract,
+        settings_values.PricingSettings,
         settings_values.TenantLimits,
         settings_values.FeatureLimits,
         settings_values.CapPair,
@@ -251,13 +256,23 @@ def test_the_plans_that_the_readme_shows_load() -> None:
     ],
 )
 def test_the_sample_shows_every_key(section: type[Any]) -> None:
-    renamed = {"secret_files": "secret_file", "since": "from", "scale": "graduated", "tiers": "graduated"}
+    renamed = {
+        "secret_files": "secret_file",
+        "since": "from",
+        "scale": "graduated",
+        "tiers": "graduated",
+        "effective_from_ms": "effective_from",
+        "effective_until_ms": "effective_until",
+        "gap_intended": "gap",
+        "modality_rates": "input_audio_rate",
+        "unit_rates": "units",
+    }
     keys = set(re.findall(r"([a-z0-9_]+):", switched_on(SAMPLE)))
     assert {renamed.get(field.name, field.name) for field in dataclasses.fields(section)} <= keys
 
 
 def test_what_the_sample_shows_as_a_default_is_the_default() -> None:
-    shown = load_settings(switched_on(SAMPLE))
+    shown = load_settings(switched_on(SAMPLE), [CARD])
     assert shown.metering == settings_values.MeteringSettings()
     assert dataclasses.replace(shown.alerts, webhooks=()) == settings_values.AlertSettings()
 

@@ -25,6 +25,7 @@ from dataflows.operators import (
     Watermarks,
     new_book,
 )
+from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.segments import CorruptStateError, Segment
 from dataflows.steps import (
     HOUR_MS,
@@ -32,8 +33,6 @@ from dataflows.steps import (
     KeyedBatch,
     ShardVerdicts,
     Tick,
-    rate_events,
-    refuse_unpriced,
     split_by_key,
     split_by_tenant,
 )
@@ -49,7 +48,7 @@ SHARDS = 2
 SETTINGS = load_settings(
     """
 pricing:
-  rules: [{model: m, input_rate: 1, output_rate: 1}]
+  rules: [{model: m, input_rate: 1, output_rate: 1, confirm_rates_above: 1}]
 limits:
   tenant: {daily_cap: 10, burst_threshold: 0.5}
 """

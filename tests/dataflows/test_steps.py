@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dataflows.batch import QUARANTINE_SCHEMA, Decoded, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex
+from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import (
     HOUR_MS,
     Judged,
@@ -24,8 +25,6 @@ from dataflows.steps import (
     judge,
     key_hashes,
     peak_of,
-    rate_events,
-    refuse_unpriced,
     split_by_key,
     split_by_tenant,
 )
@@ -58,7 +57,8 @@ def decoded(*events: dict[str, Any]) -> Decoded:
 
 
 MODELS = ("gpt-4o", "gpt-4o-mini", "other")
-RULES = f"[{', '.join(f'{{model: {model}, input_rate: 1, output_rate: 2}}' for model in MODELS)}]"
+RATES = "{{model: {}, service_tier: '*', input_rate: 1, output_rate: 2, confirm_rates_above: 2}}"
+RULES = f"[{', '.join(RATES.format(model) for model in MODELS)}]"
 
 
 def settings_of(more: str = "", rules: str = RULES) -> Settings:
@@ -66,7 +66,7 @@ def settings_of(more: str = "", rules: str = RULES) -> Settings:
 
 
 def rated(batch: Decoded, settings: Settings, retention_hours: int = 72) -> Decoded:
-    card = compile_card(settings.pricing.rules)
+    card = compile_card(settings.pricing.rules, settings.pricing.contracts)
     return rate_events(refuse_unpriced(batch, card), card, settings.limits, retention_hours)
 
 
@@ -328,8 +328,8 @@ def test_what_the_card_does_not_know_waits_before_it_can_claim_a_key() -> None:
 
 def test_the_providers_own_rule_wins_and_what_is_not_billable_costs_all_the_same() -> None:
     rules = (
-        "[{model: gpt-4o, input_rate: 1, output_rate: 2},"
-        " {provider: azure, model: gpt-4o, input_rate: 3, output_rate: 0, multiplier: 1.5}]"
+        "[{model: gpt-4o, input_rate: 1, output_rate: 2, confirm_rates_above: 2}, {provider: azure,"
+        " model: gpt-4o, input_rate: 3, output_rate: 0, multiplier: 1.5, confirm_rates_above: 3}]"
     )
     events = [
         fields(idempotency_key="a", input_tokens=10, output_tokens=1),
@@ -354,7 +354,7 @@ def test_amounts_beyond_64_bits_are_exact_beside_small_ones() -> None:
         fields(idempotency_key="small", input_tokens=1, output_tokens=0),
         fields(idempotency_key="huge", input_tokens=2**40, output_tokens=2**40),
     ]
-    rules = "[{model: gpt-4o, input_rate: 999, output_rate: 0.3}]"
+    rules = "[{model: gpt-4o, input_rate: 999, output_rate: 0.3, confirm_rates_above: 999}]"
     found = judged(*events, settings=settings_of(rules=rules))
     assert found.priced["cost"].to_list() == [Decimal(999), 2**40 * Decimal("999.3")]
 

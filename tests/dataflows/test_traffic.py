@@ -36,9 +36,9 @@ NOW_MS = DAY_START_MS + 365 * 24 * HOUR_MS
 RATES = """
 pricing:
   rules:
-    - {model: gpt-4o, input_rate: 0.000005, output_rate: 0.000015, multiplier: 1.0}
-    - {model: claude-3-5-sonnet, input_rate: 0.000003, output_rate: 0.000015, multiplier: 1.0}
-    - {model: fallback-llama-3, input_rate: 0.0000005, output_rate: 0.000002, multiplier: 0.8}
+    - {model: gpt-4o, service_tier: "*", input_rate: 0.000005, output_rate: 0.000015}
+    - {model: claude-3-5-sonnet, service_tier: "*", input_rate: 0.000003, output_rate: 0.000015}
+    - {model: fallback-llama-3, service_tier: "*", input_rate: 0.0000005, output_rate: 2e-6, multiplier: 0.8}
 limits:
   tenant: {daily_cap: 50.00, burst_threshold: 0.8}
 """

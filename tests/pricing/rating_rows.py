@@ -8,10 +8,10 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 import numpy as np
 
+from pricing.card_values import Rule
 from pricing.money import from_pico
 from pricing.rate_card import RateCard
 from pricing.rating import Amounts, Usage, rate, usage_of
-from pricing.settings import Rule
 
 EXACT = Context(prec=200, rounding=ROUND_HALF_EVEN)
 TWELVE = Decimal("1e-12")

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.rate_card import TOKEN_CLASSES, RateCard, compile_card
-from pricing.settings import Rule
+from pricing.card_values import TOKEN_CLASSES, Rule
+from pricing.rate_card import RateCard, compile_card
+from tests.pricing.card_events import rule_of
 
 PLAIN = Rule(model="gpt-4o", input_rate=Decimal("0.000005"), output_rate=Decimal("0.000015"))
 EVERY_RATE = Rule(
@@ -48,7 +49,7 @@ def rule(model: str, provider: str = "") -> Rule:
 def rates_of(card: RateCard, index: int) -> dict[str, Fraction]:
     """USD per token by class, exactly."""
     return {
-        name: Fraction(card.rates[index][position], 10**card.rate_scale)
+        name: Fraction(card.costs.rows[index].tokens[position] or 0, 10**card.rate_scale)
         for position, name in enumerate(TOKEN_CLASSES)
     }
 
@@ -81,7 +82,7 @@ def rates_of(card: RateCard, index: int) -> dict[str, Fraction]:
 def test_a_rule_names_the_model_and_at_best_its_provider(
     rules: list[Rule], provider: str, model: str, chosen: int
 ) -> None:
-    assert compile_card(rules).rule_for(provider, model) == chosen
+    assert rule_of(compile_card(rules), provider=provider, model=model) == chosen
 
 
 @pytest.mark.parametrize(
@@ -137,9 +138,7 @@ def test_every_digit_of_every_number_is_kept(
         assert found["output"] == found["reasoning"] == Fraction(output_rate)
         assert found["cache_read"] == Fraction(input_rate if read_rate is None else read_rate)
         assert Fraction(int(card.multipliers[index]), 10**card.multiplier_scale) == Fraction(multiplier)
-        assert Fraction(int(card.credit_multipliers[index]), 10**card.credit_scale) == Fraction(
-            credit_multiplier
-        )
+        assert Fraction(int(card.credits[index, 0]), 10**card.credit_scale) == Fraction(credit_multiplier)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +156,8 @@ def test_a_rate_beyond_64_bits_has_an_infinite_bound(input_rate: str, in_64_bits
     finest = replace(PLAIN, model="fine", input_rate=Decimal("1e-18"))
     card = compile_card([replace(PLAIN, input_rate=Decimal(input_rate)), finest])
     assert card.rate_scale == 18
-    assert card.rates[0][0] == Fraction(input_rate) * 10**18
-    assert (int(card.rates_int64[0, 0]), float(card.rates_float[0, 0])) == (in_64_bits, bound)
+    assert card.costs.rows[0].tokens[0] == Fraction(input_rate) * 10**18
+    assert (int(card.costs.int64[0, 0]), float(card.costs.bound[0, 0])) == (in_64_bits, bound)
 
 
 def test_scales_are_no_finer_than_they_must_be() -> None:
@@ -173,8 +172,8 @@ def test_scales_are_no_finer_than_they_must_be() -> None:
 
 def test_an_empty_card_is_a_card() -> None:
     card = compile_card([])
-    assert card.rates_int64.shape == card.rates_float.shape == (0, len(TOKEN_CLASSES))
-    assert card.multipliers.dtype == card.credit_multipliers.dtype == np.int64
+    assert card.costs.int64.shape == card.costs.bound.shape == (0, len(TOKEN_CLASSES) + 1)
+    assert card.multipliers.dtype == card.credits.dtype == np.int64
     assert card.version != compile_card([PLAIN]).version
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pricing.card_values import Rule
 from pricing.rate_card import compile_card
 from pricing.rating import rate
-from pricing.settings import InvalidSettings, Rule, load_settings
+from pricing.settings import InvalidSettings, load_settings
+from tests.pricing.card_events import rule_of
 from tests.pricing.rating_rows import TOKENS_MAX, Row, Tokens, picos, rated, usage
 
 SAMPLE = Path(__file__).resolve().parents[2] / "meterline.yaml"
@@ -59,7 +61,7 @@ def test_the_models_of_the_sample_configuration(
     model: str, counts: Tokens, cost: str, price: str, credit: str
 ) -> None:
     card = compile_card(load_settings(SAMPLE.read_text(encoding="utf-8")).pricing.rules)
-    found, oversized = rated(card, [Row(counts, card.rule_for("", model))])
+    found, oversized = rated(card, [Row(counts, rule_of(card, model=model))])
     assert found == [(Decimal(cost), Decimal(price), Decimal(credit))]
     # Only the largest event that there can be leaves the fast road.
     assert bool(oversized) == (counts[0] == TOKENS_MAX)
@@ -145,7 +147,7 @@ def test_each_amount_is_rounded_once_and_half_to_even(
 def test_huge_rates_cost_nothing_where_no_token_is() -> None:
     huge = Rule(model="m", input_rate=Decimal("0.1"), output_rate=Decimal("999.000000000000000001"))
     card = compile_card([huge])
-    assert np.isinf(card.rates_float[0]).any()
+    assert np.isinf(card.costs.bound[0]).any()
     found, oversized = rated(card, [Row((1, 0, 0, 0, 0, 0)), Row((1, 1, 0, 0, 0, 0))])
     assert found == [
         (Decimal("0.1"), Decimal("0.1"), Decimal(1)),
@@ -174,7 +176,10 @@ def test_no_rows_have_no_amounts() -> None:
         assert amounts.cost_pico.dtype == amounts.price_pico.dtype == amounts.credits_pico.dtype == np.int64
 
 
-LARGEST = "{model: m, input_rate: 1000, output_rate: 1000, multiplier: 1000, credit_multiplier: 1000}"
+LARGEST = (
+    "{model: m, input_rate: 1000, output_rate: 1000, confirm_rates_above: 1000,"
+    " multiplier: 1000, credit_multiplier: 1000}"
+)
 
 
 def test_the_largest_amounts_fit_their_column_with_room_for_sums() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.rate_card import TOKEN_CLASSES, compile_card
+from pricing.card_values import TOKEN_CLASSES, Rule
+from pricing.rate_card import compile_card
 from pricing.rating import PRODUCT_BOUND
-from pricing.settings import Rule
 from tests.pricing.rating_rows import TOKENS_MAX, Row, Tokens, plainly, rated, usage
 
 decimals_18 = st.integers(0, 10**21).map(lambda units: Decimal(f"{units}e-18"))

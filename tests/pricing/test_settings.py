@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pricing.card_values import Rule
 from pricing.settings import (
     AlertSettings,
     CapPair,
@@ -16,7 +17,6 @@ from pricing.settings import (
     LimitSettings,
     MeteringSettings,
     PricingSettings,
-    Rule,
     Settings,
     TenantLimits,
     TenantOverride,
@@ -67,6 +67,7 @@ pricing:
   rules:
     - model: a
       provider: p
+      confirm_rates_above: 6
       input_rate: 1
       output_rate: 2
       cache_read_rate: 3
@@ -108,7 +109,8 @@ MINIMAL = "pricing: {rules: [{model: m, input_rate: 0, output_rate: 0}]}\n"
 
 
 def input_rate(written: str) -> Decimal:
-    text = f"pricing: {{rules: [{{model: m, input_rate: {written}, output_rate: 0}}]}}"
+    rule = f"{{model: m, input_rate: {written}, output_rate: 0, confirm_rates_above: 1000}}"
+    text = f"pricing: {{rules: [{rule}]}}"
     return load_settings(text).pricing.rules[0].input_rate
 
 

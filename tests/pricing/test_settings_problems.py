@@ -13,6 +13,7 @@ pricing:
   rules:
     - {model: gpt-4o, input_rate: 0.000005, output_rate: 0.000015}
 """
+NEITHER = "and neither is more specific"
 ZONE = "must be a time zone such as Europe/Vienna"
 
 
@@ -130,7 +131,7 @@ def test_a_rate_is_a_plain_number_from_zero(written: str, sentence: str) -> None
         ),
         (
             "{rules: [&p {model: m, provider: p, input_rate: 0, output_rate: 0}, *p]}",
-            ("pricing.rules[1]: has the same provider and model as pricing.rules[0]",),
+            (f"pricing.rules[1]: applies to the same events as pricing.rules[0], {NEITHER}",),
         ),
         (
             "{rounding: up, rules: [{model: m, input_rate: 0, output_rate: 0}]}",
@@ -138,7 +139,7 @@ def test_a_rate_is_a_plain_number_from_zero(written: str, sentence: str) -> None
         ),
         (
             "{zzz: 1, rules: [{model: m, input_rate: 0, output_rate: 0}]}",
-            ("pricing.zzz: is not a known key; known here: rules, currency, rounding",),
+            ("pricing.zzz: is not a known key; known here: currency, rounding, cards, rules, contracts",),
         ),
     ],
 )

@@ -1,0 +1,82 @@
+"""What is wrong with a rate card as a whole: entries that contradict each other, and gaps between dates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+from typing import TypeVar
+
+from pricing.card_match import Rank, may_both_apply, rank_of
+from pricing.card_values import Contract, Rule
+from pricing.settings_yaml import Problem
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an entry stands: the file ("" is the configuration itself) and the path within it."""
+
+    file: str
+    path: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.file, self.path) if part)
+
+
+E = TypeVar("E", Rule, Contract)
+
+
+def card_problems(
+    rules: Sequence[tuple[Place, Rule]], contracts: Sequence[tuple[Place, Contract]]
+) -> Iterator[Problem]:
+    """Every contradiction and every gap, of entries in which nothing is wrong by itself."""
+    yield from _contradictions(rules, lambda _: "")
+    yield from _contradictions(contracts, lambda contract: contract.tenant)
+    yield from _gaps(rules)
+
+
+def _contradictions(entries: Sequence[tuple[Place, E]], apart: Callable[[E], str]) -> Iterator[Problem]:
+    """Entries that some event may be rated by alike, each named with the first such one before it."""
+    groups: dict[tuple[Rank, str, str, str], list[tuple[Place, E]]] = {}
+    for place, entry in entries:
+        key = (rank_of(entry), entry.model, entry.model_prefix, apart(entry))
+        earlier = groups.setdefault(key, [])
+        for other_place, other in earlier:
+            if may_both_apply(other, entry):
+                yield Problem(
+                    str(place), f"applies to the same events as {other_place}, and neither is more specific"
+                )
+                break
+        earlier.append((place, entry))
+
+
+def _gaps(rules: Sequence[tuple[Place, Rule]]) -> Iterator[Problem]:
+    """Entries that begin after the end of the one before them, of the same events but for the dates."""
+    groups: dict[str, list[tuple[Place, Rule]]] = {}
+    for place, rule in rules:
+        groups.setdefault(_scope(rule), []).append((place, rule))
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        group.sort(key=lambda one: -1 if one[1].effective_from_ms is None else one[1].effective_from_ms)
+        for (before_place, before), (place, rule) in pairwise(group):
+            end, begin = before.effective_until_ms, rule.effective_from_ms
+            if end is not None and begin is not None and end < begin and not rule.gap_intended:
+                yield Problem(
+                    str(place),
+                    f"begins at {_written(begin)}, but {before_place} ends at {_written(end)}, and nothing "
+                    "is priced in between: let one end when the other begins, or say gap: intended",
+                )
+
+
+def _scope(rule: Rule) -> str:
+    names = ("model", "model_prefix", "match", "provider", "model_version", "region", "service_tier")
+    return repr([*(getattr(rule, name) for name in names), rule.time_of_day])
+
+
+def _written(instant_ms: int) -> str:
+    moment = (_EPOCH + timedelta(milliseconds=instant_ms)).isoformat(timespec="milliseconds")
+    return moment.replace(".000", "").replace("+00:00", "Z")
