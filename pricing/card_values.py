@@ -41,7 +41,7 @@ class Clause:
     """A condition on the name of a model.
 
     `kind` is one of `MODEL_CLAUSES`, about `text`, or "and" or "or", about `parts`. A regex may match
-    anywhere in the name; it is one that takes linear time, without looking around or back.
+    anywhere in the name.
     """
 
     kind: str

@@ -56,8 +56,8 @@ def refusal(card: RateCard, **event: Any) -> str:
         (["match: {or: [{equals: a}, {starts_with: b}]}"], "ab", -1),
         (["match: {and: [{starts_with: a}, {or: [{ends_with: c}, {ends_with: d}]}]}"], "abd", 0),
         (["match: {and: [{starts_with: a}, {or: [{ends_with: c}, {ends_with: d}]}]}"], "abe", -1),
-        # No pattern takes longer than others, so none can hold the job up.
-        (["match: {regex: '^(a+)+$'}"], "a" * 127 + "!", -1),
+        (["match: {regex: '^(?!.*-tts)gem'}"], "gemini-pro", 0),
+        (["match: {regex: '^(?!.*-tts)gem'}"], "gemini-pro-tts", -1),
     ],
 )
 def test_the_most_specific_model_clause_prevails(entries: list[str], event: str, chosen: int) -> None:
