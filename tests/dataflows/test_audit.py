@@ -14,14 +14,14 @@ from dataflows.audit_money import Check
 from dataflows.traffic import TrafficShape, generate
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrate
-from tests.integration.running import Place
+from tests.integration.running import EVERY_TIER_RULES, QUICK, Place
 
 THRESHOLDS = (Decimal("0.8"), Decimal(1))
 
 
 @pytest.fixture(scope="module")
 def priced(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    place = Place(tmp_path_factory.mktemp("priced"))
+    place = Place(tmp_path_factory.mktemp("priced"), EVERY_TIER_RULES + QUICK)
     events = b"".join(generate(TrafficShape(events=4_000, seed=31, day=date(2026, 3, 17))))
     (place.root / "events.jsonl").write_bytes(events)
     code, stderr = place.run(f"file://{place.root}/events.jsonl")

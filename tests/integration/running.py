@@ -29,6 +29,7 @@ limits:
   tenant: {daily_cap: 50.00, burst_threshold: 0.8, fallback_model: fallback-llama-3}
   feature: {exclude_cache_from_billing: true}
 """
+EVERY_TIER_RULES = SEED_RULES.replace("{model:", "{service_tier: '*', model:")
 QUICK = "metering: {epoch_interval_seconds: 0.1}\n"
 
 

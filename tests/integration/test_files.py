@@ -72,6 +72,69 @@ def test_running_again_changes_nothing_with_the_state_or_without_it(tmp_path: Pa
     assert place.ask("SELECT count() FROM priced_events") == [(2 * len(before["rows"]),)]
 
 
+TIERED_RULES = """\
+pricing:
+  rules:
+    - model: gpt-4o
+      per: 1_000_000
+      input_rate: 5
+      output_rate: 15
+      cache_read_rate: 2.5
+      context_tiers: [{above: 1_000, input_rate: 10, output_rate: 22.5, cache_read_rate: 5}]
+      units: {web_searches: {rate: 10, per: 1_000}}
+    - {model: gpt-4o, service_tier: priority, input_rate: 8.5e-6, output_rate: 3e-5, multiplier: 1.1}
+    - {model_prefix: claude-, input_rate: 0.000003, output_rate: 0.000015, request_fee: 0.0001}
+    - {model_prefix: claude-, region: us-east-1, input_rate: 0.0000033, output_rate: 0.0000165}
+    - {model_prefix: claude-, service_tier: "*", input_rate: 0.000006, output_rate: 0.00003}
+    - {model: fallback-llama-3, effective_until: "2026-03-17T12:00:00Z", input_rate: 5e-7, output_rate: 2e-6}
+    - {model: fallback-llama-3, effective_from: "2026-03-17T12:00:00Z", input_rate: 4e-7, output_rate: 1e-6,
+       minimum_charge: 0.0001}
+limits:
+  tenant: {daily_cap: 50.00}
+"""
+
+
+def test_a_card_of_many_dimensions_agrees_with_the_auditor(tmp_path: Path) -> None:
+    place = Place(tmp_path, TIERED_RULES + QUICK)
+    path = tmp_path / "events.jsonl"
+    write_traffic(path, 6_000, 17)
+    searched = [
+        {
+            "idempotency_key": f"s-{number}",
+            "tenant_id": "acme",
+            "model": "gpt-4o",
+            "timestamp": "2026-03-17T12:00:00Z",
+            "input_tokens": 1_500,
+            "output_tokens": 10,
+            "attributes": attributes,
+        }
+        for number, attributes in enumerate(
+            [
+                {"unit.web_searches": "3"},
+                {"unit.web_searches": "0", "unit.pages": "0"},
+                {"unit.pages": "1"},
+                {"unit.web_searches": "three"},
+                {"unit.input_audio_tokens": "1501"},
+                {"unit.input_audio_tokens": "1"},
+            ]
+        )
+    ]
+    with path.open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in searched)
+    code, stderr = place.run(f"file://{path}")
+    assert code == 0, stderr
+    expected = expected_of(place.config, path)
+    assert_agrees(place, expected)
+    reasons = "SELECT reason FROM quarantine WHERE raw LIKE '%unit.%'"
+    found = sorted(reason for (reason,) in place.ask(reasons))
+    assert found == ["inconsistent_usage", "invalid_value", "unpriced", "unpriced"]
+    assert len({row.multiplier for row in expected.priced.values()}) == 2
+    details = {detail for (detail,) in place.ask("SELECT detail FROM quarantine WHERE reason = 'unpriced'")}
+    assert "the rate card has no rate for unit pages of model gpt-4o" in details
+    tier = "the rate card has no rate for service_tier 'priority' of model fallback-llama-3 of provider "
+    assert any(detail.startswith(tier) for detail in details), details
+
+
 @pytest.mark.long
 def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
     place = Place(tmp_path)
@@ -246,7 +309,7 @@ pricing:
   currency: EUR
   rules:
     - {model: a, input_rate: -1, output_rate: 0}
-    - {model: b, input_rate: 1}
+    - {model: b, input_rate: 1e-6}
 limits: {tenant: {daily_cap: lots}}
 metring: {}
 """
