@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.auditor import load_config
-from tests.auditor_cases import CLAUDE, CONFIG, audit_of, only_row, raw
+from tests.auditor_cases import CLAUDE, CONFIG, NOON_MS, audit_of, only_row, raw
 
 TOP = 2**40
 
@@ -102,6 +102,82 @@ def test_rates_are_read_as_they_are_written() -> None:
     rules = load_config("pricing: {rules: [{model: m, input_rate: 0.1, output_rate: 1.10}]}")
 
     assert rules == {"pricing": {"rules": [{"model": "m", "input_rate": "0.1", "output_rate": "1.10"}]}}
+
+
+CARD = """
+pricing:
+  rules:
+    - model: gpt-5
+      per: 1_000_000
+      input_rate: 2
+      output_rate: 8
+      context_tiers:
+        - {above: 1_000, input_rate: 4, output_rate: 12}
+        - {from: 5_000, input_rate: 6, output_rate: 20}
+      units: {web_searches: {rate: 10, per: 1_000}}
+    - {model: gpt-5, service_tier: priority, input_rate: 0.000004, output_rate: 0.000016, multiplier: 1.5}
+    - {model_prefix: gpt-, input_rate: 0.000001, output_rate: 0.000001, request_fee: 0.01}
+    - {model_prefix: gpt-5-, region: eu, input_rate: 0.000003, output_rate: 0, minimum_charge: 0.5}
+    - {model: o3, effective_until: "2025-06-01T12:00:00Z", input_rate: 0.00001, output_rate: 0}
+    - {model: o3, effective_from: "2025-06-01T12:00:00Z", input_rate: 0.000002, output_rate: 0}
+    - {model: any, service_tier: "*", input_rate: 0.000001, output_rate: 0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "cost", "price"),
+    [
+        # 1000 x 2e-6 + 200 x 8e-6; 1001 x 4e-6 + 200 x 12e-6; 5000 x 6e-6 + 200 x 20e-6
+        ({}, "0.0036", "0.0036"),
+        ({"input_tokens": 1001}, "0.006404", "0.006404"),
+        ({"input_tokens": 5000}, "0.034", "0.034"),
+        # ... + 3 x 0.01
+        ({"attributes": {"unit.web_searches": "3", "unit.pages": "0"}}, "0.0336", "0.0336"),
+        ({"service_tier": "default"}, "0.0036", "0.0036"),
+        ({"service_tier": "standard"}, "0.0036", "0.0036"),
+        # 1000 x 4e-6 + 200 x 16e-6 = 0.0072; x 1.5
+        ({"service_tier": "priority"}, "0.0072", "0.0108"),
+        # 1200 x 1e-6 + 0.01: by the prefix
+        ({"model": "gpt-6"}, "0.0112", "0.0112"),
+        ({"model": "gpt-5-mini"}, "0.0112", "0.0112"),
+        # 1000 x 3e-6, and half a dollar at least: by the longer prefix, in its region
+        ({"model": "gpt-5-mini", "region": "eu"}, "0.5", "0.5"),
+        # The second entry begins at noon, which is the event's time: 1000 x 2e-6; a millisecond before 1e-5
+        ({"model": "o3"}, "0.002", "0.002"),
+        ({"model": "o3", "timestamp": NOON_MS - 1}, "0.01", "0.01"),
+        ({"model": "any", "service_tier": "whatever"}, "0.001", "0.001"),
+    ],
+)
+def test_the_entry_that_is_for_the_event(changes: dict[str, Any], cost: str, price: str) -> None:
+    row = only_row(audit_of(raw(**{"model": "gpt-5", **changes}), config=CARD))
+
+    assert (row.cost, row.price) == (Decimal(cost), Decimal(price))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"service_tier": "flex"}, "unpriced"),
+        ({"service_tier": "Priority"}, "unpriced"),
+        ({"model": "o3", "service_tier": "priority"}, "unpriced"),
+        ({"attributes": {"unit.pages": "1"}}, "unpriced"),
+        ({"attributes": {"unit.input_audio_tokens": "1"}}, "unpriced"),
+        ({"service_tier": "priority", "attributes": {"unit.web_searches": "1"}}, "unpriced"),
+        ({"attributes": {"unit.web_searches": "1.0"}}, "invalid_value"),
+        ({"attributes": {"unit.web_searches": "-1"}}, "invalid_value"),
+        ({"attributes": {"unit.web_searches": ""}}, "invalid_value"),
+        ({"attributes": {"unit.web_searches": "9" * 14}}, "out_of_range"),
+        ({"attributes": {"unit.input_audio_tokens": "1001"}}, "inconsistent_usage"),
+        ({"attributes": {"unit.cache_read_audio_tokens": "1"}}, "inconsistent_usage"),
+        ({"attributes": {"unit.output_image_tokens": "201"}}, "inconsistent_usage"),
+        # What an event says of itself is judged first.
+        ({"model": "nobody", "attributes": {"unit.pages": "x"}}, "invalid_value"),
+    ],
+)
+def test_an_event_that_no_entry_is_for(changes: dict[str, Any], reason: str) -> None:
+    found = audit_of(raw(**{"model": "gpt-5", **changes}), config=CARD)
+
+    assert [one for _, one in found.quarantined] == [reason]
 
 
 def test_a_rule_that_says_more_than_the_auditor_understands_is_refused() -> None:

@@ -326,6 +326,47 @@ def test_what_the_card_does_not_know_waits_before_it_can_claim_a_key() -> None:
     assert waiting["raw"] == json.dumps(events[1]).encode()
 
 
+CARD = """\
+  - {model: gpt-4o, input_rate: 1e-6, output_rate: 2e-6, multiplier: 1.2, units: {pages: {rate: 0.5}}}
+  - {model: gpt-4o, service_tier: flex, input_rate: 5e-7, output_rate: 1e-6}
+"""
+
+
+def test_units_and_contracts_are_priced_and_what_has_no_rate_waits_with_the_reason() -> None:
+    contracts = "  contracts: [{tenant: acme, discount: 0.25}]"
+    settings = load_settings(f"pricing:\n  rules:\n{CARD}{contracts}\n".replace("  - {", "    - {"))
+    plain = {"input_tokens": 1000, "output_tokens": 100}
+    events = [
+        fields(idempotency_key="a", **plain),
+        fields(idempotency_key="b", **plain, attributes={"unit.pages": "3"}),
+        fields(idempotency_key="c", **plain, attributes={"unit.pages": "3"}, tenant_id="acme"),
+        fields(idempotency_key="d", **plain, service_tier="flex", tenant_id="acme"),
+        fields(idempotency_key="e", **plain, service_tier="flx"),
+        fields(idempotency_key="f", **plain, attributes={"unit.searches": "1"}),
+        fields(idempotency_key="g", **plain, attributes={"unit.pages": "many"}),
+        fields(idempotency_key="h", **plain, attributes={"unit.output_audio_tokens": "101"}),
+    ]
+    found = judged(*events, settings=settings)
+    assert list(found.priced.select("idempotency_key", "cost", "price", "multiplier").iter_rows()) == [
+        # 1000 x 1e-6 + 100 x 2e-6 = 0.0012; x 1.2
+        ("a", Decimal("0.0012"), Decimal("0.00144"), Decimal("1.2")),
+        # + 3 x 0.5
+        ("b", Decimal("1.5012"), Decimal("1.80144"), Decimal("1.2")),
+        # x 0.75
+        ("c", Decimal("1.5012"), Decimal("1.35108"), Decimal("0.9")),
+        # 1000 x 5e-7 + 100 x 1e-6 = 0.0006; x 0.75
+        ("d", Decimal("0.0006"), Decimal("0.00045"), Decimal("0.75")),
+    ]
+    card = compile_card(settings.pricing.rules, settings.pricing.contracts)
+    waiting = refuse_unpriced(decoded(*events), card).quarantined
+    assert sorted(waiting.select("reason", "detail").rows()) == [
+        ("inconsistent_usage", "attributes: parts of the output tokens exceed them"),
+        ("invalid_value", "attributes: unit.pages is not a whole number of 0 or more"),
+        ("unpriced", "the rate card has no rate for service_tier 'flx' of model gpt-4o of provider "),
+        ("unpriced", "the rate card has no rate for unit searches of model gpt-4o"),
+    ]
+
+
 def test_the_providers_own_rule_wins_and_what_is_not_billable_costs_all_the_same() -> None:
     rules = (
         "[{model: gpt-4o, input_rate: 1, output_rate: 2, confirm_rates_above: 2}, {provider: azure,"

@@ -109,7 +109,8 @@ rules:
   - {provider: anthropic, model_prefix: claude-haiku-4-5, per: 1_000_000, input_rate: 1, cache_read_rate: 0.1,
      cache_write_rate: 1.25, cache_write_1h_rate: 2, output_rate: 5}
   - {provider: anthropic, model_prefix: claude-haiku-4-5, service_tier: batch, per: 1_000_000,
-     input_rate: 0.5, cache_read_rate: 0.05, cache_write_rate: 0.625, cache_write_1h_rate: 1, output_rate: 2.5}
+     input_rate: 0.5, cache_read_rate: 0.05, cache_write_rate: 0.625, cache_write_1h_rate: 1,
+     output_rate: 2.5}
 """
 GOOGLE = """
 rules:
