@@ -22,7 +22,7 @@ from dataflows.file_source import InputError, find_files
 from dataflows.kafka_source import find_partitions, parse_topic
 from dataflows.recovery_store import check_store, has_store
 from dataflows.state import StateLock, inspect_state
-from pricing.rate_card import compile_card
+from pricing.rate_card import RateCard, compile_card
 from pricing.settings import InvalidSettings, Settings
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrations
@@ -50,15 +50,18 @@ def check_everything(environment: Mapping[str, str]) -> Iterator[Finding]:
     if settings is not None:
         known = settings
         card = compile_card(known.pricing.rules, known.pricing.contracts)
-        yield Finding(
-            f"config {path}", ok=True, lines=(f"{len(card.rules)} rules, rate card {card.version}",)
-        )
+        yield Finding(f"config {path}", ok=True, lines=(_described(card),))
         yield _look("webhooks", lambda: _webhooks(known, environment))
     queue = settings.metering.queue if settings is not None else "ai-metering-events"
     source = environment.get(SOURCE_ENV) or f"kafka://localhost:9092/{queue}"
     yield _look("source", lambda: _source(source))
     yield _look("clickhouse", lambda: _clickhouse(environment))
     yield _look("state", lambda: _state(environment))
+
+
+def _described(card: RateCard) -> str:
+    contracts = f", {len(card.contracts)} contracts" if card.contracts else ""
+    return f"{len(card.rules)} rules{contracts}, rate card {card.version}"
 
 
 def _look(what: str, look: Callable[[], str]) -> Finding:

@@ -212,6 +212,15 @@ def test_the_sample_loads_as_it_is() -> None:
     ]
 
 
+def test_the_rate_card_of_the_readme_loads() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = [
+        block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "contracts" in block
+    ]
+    pricing = load_settings(shown).pricing
+    assert (len(pricing.rules), len(pricing.contracts)) == (3, 1)
+
+
 def test_what_the_sample_shows_switched_off_loads_too() -> None:
     settings = load_settings(switched_on(SAMPLE), [CARD])
     assert settings.alerts.webhooks[0].name == "billing"
