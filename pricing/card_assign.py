@@ -106,9 +106,8 @@ def _in_force(entries: Sequence[Entry], numbers: Sequence[int], times_ms: Int64s
 def _candidates(card: RateCard, entries: Sequence[Entry], asked: Mapping[str, str]) -> tuple[int, ...]:
     """Numbers of the entries for one combination, the most specific first, whatever the time."""
     key = tuple(asked.values())
-    if key not in card.chosen:
-        if len(card.chosen) >= CHOSEN_MAX:
-            card.chosen.clear()
+    found = card.chosen.get(key)
+    if found is None:
         tenant = asked.get("tenant_id", "")
         index = card.contract_index if tenant else card.index
         fitting = [
@@ -116,5 +115,9 @@ def _candidates(card: RateCard, entries: Sequence[Entry], asked: Mapping[str, st
             for number in numbers_of(index, entries, tenant, asked["model"])
             if all(fits_dimension(entries[number], name, asked[name]) for name in card.dimensions)
         ]
-        card.chosen[key] = tuple(sorted(fitting, key=lambda number: rank_of(entries[number]), reverse=True))
-    return card.chosen[key]
+        found = tuple(sorted(fitting, key=lambda number: rank_of(entries[number]), reverse=True))
+        # Workers of one process share the card: another one may clear it at any moment.
+        if len(card.chosen) >= CHOSEN_MAX:
+            card.chosen.clear()
+        card.chosen[key] = found
+    return found

@@ -142,6 +142,8 @@ class Settings:
             return int(_decimal_at(config, "metering", name, default=default) * HOUR_MS)
 
         self.config = config
+        if _at(config, "pricing", "contracts") or _at(config, "pricing", "cards"):
+            raise ValueError("the auditor knows neither contracts nor card files")
         self.card = Card(_at(config, "pricing", "rules") or [])
         self.dedupe_ms = hours_ms("idempotency_window_hours", "24")
         self.retention_ms = hours_ms("window_retention_hours", "72")

@@ -185,3 +185,5 @@ def test_a_rule_that_says_more_than_the_auditor_understands_is_refused() -> None
 
     with pytest.raises(ValueError, match="discount"):
         audit_of(config=config)
+    with pytest.raises(ValueError, match="contracts"):
+        audit_of(config="pricing: {contracts: [{tenant: acme, discount: 1}]}")
