@@ -23,27 +23,25 @@ from dataflows.audit import audit, verdict
 from dataflows.audit_money import Check
 from dataflows.check import check_everything
 from dataflows.cli_options import (
+    EXIT_FAILED,
     clickhouse_address,
     clickhouse_option,
     config_option,
     existing_clickhouse,
-    metrics_host_option,
-    metrics_port_option,
     source_option,
     state_option,
 )
+from dataflows.cli_run import run_command, worker_command
 from dataflows.cli_statement import statement_command
 from dataflows.connections import (
     CONFIG_ENV,
     DEFAULT_CONFIG,
-    FOLLOW_ENV,
     SOURCE_ENV,
     PlanError,
     read_settings,
 )
 from dataflows.demo import run_demo
 from dataflows.kafka_source import parse_topic
-from dataflows.rebuild import prepare_rebuilt
 from dataflows.report import (
     DIMENSIONS,
     ROWS_MAX,
@@ -60,15 +58,13 @@ from dataflows.report import (
 )
 from dataflows.requeue import finish_begun, requeue, waiting_lines
 from dataflows.requeue_file import describe, export_lines, read_repaired
-from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, log_to_stderr, run_job, run_worker
-from dataflows.start import OPERATOR_ERRORS, held_descriptors, prepare
-from dataflows.supervise import EXIT_REFUSED, Supervisor
+from dataflows.run import JobFailedError, log_to_stderr, run_job
+from dataflows.start import OPERATOR_ERRORS, prepare
 from metering.event import QuarantineReason
 from pricing.settings import thresholds
 from sinks.clickhouse import ClickHouseUnavailableError, connect, first_line
 from sinks.migrate import migrate
 
-EXIT_FAILED = 1
 EXIT_AUDIT_BROKEN = 3
 
 _FORMAT_CLAUSE = re.compile(r"\bFORMAT\s+\w+[\s;]*\Z", re.IGNORECASE)
@@ -97,58 +93,6 @@ class Meterline(click.Group):
 def main() -> None:
     """Turn raw AI usage events into money you can trust."""
     log_to_stderr()
-
-
-@main.command()
-@config_option
-@source_option
-@clickhouse_option
-@state_option
-@metrics_port_option
-@metrics_host_option
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="worker processes")
-@click.option(
-    "--follow/--to-end",
-    default=None,
-    help="go on for ever, or end with what is there now (by default Kafka is followed and a file ends)",
-)
-@click.option("--rebuild-state", is_flag=True, help="first make the state anew from ClickHouse")
-def run(workers: int, follow: bool | None, rebuild_state: bool) -> None:  # noqa: FBT001  # click passes options by name
-    """Price events until the input ends, or for ever."""
-    if follow is not None:
-        os.environ[FOLLOW_ENV] = "1" if follow else "0"
-    if rebuild_state:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a rebuild that was cut off has not ended well
-    job = prepare_rebuilt(os.environ, _say) if rebuild_state else prepare(os.environ)
-    if workers == 1:
-        run_job(job)
-        return
-    if job.plan.clickhouse.embedded:
-        raise PlanError("chdb:// belongs to one process: run one worker, or give --clickhouse a server")
-    code = Supervisor(workers, os.environ, held_descriptors()).run()
-    if code == 128 + signal.SIGINT:
-        raise KeyboardInterrupt
-    if code == EXIT_REFUSED:
-        sys.exit(EXIT_FAILED)  # the worker has said why
-    if code:
-        raise JobFailedError(
-            f"a worker ended with code {code}; the next run goes on from the last durable epoch"
-        )
-    drain_alerts(job)
-
-
-@main.command(hidden=True)
-@click.argument("number", type=int)
-@click.argument("addresses")
-def worker(number: int, addresses: str) -> None:
-    """Be one of the worker processes of `run --workers`."""
-    try:
-        run_worker(prepare(os.environ), number, addresses.split(";"))
-    except ClickHouseUnavailableError:
-        raise
-    except (*OPERATOR_ERRORS, JobRefusedError) as exc:
-        click.echo(f"meterline: {exc}", err=True)
-        sys.exit(EXIT_REFUSED)
 
 
 @main.command(name="migrate")
@@ -186,6 +130,10 @@ REPORTS = {
     "alerts": alerts_report,
     "spend": spend_report,
 }
+main.add_command(run_command)
+main.add_command(worker_command)
+
+
 RENDERERS = {
     "text": lambda table: render_text(
         table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
@@ -332,10 +280,6 @@ def audit_command() -> None:
     click.echo(verdict(found))
     if not all(check.ok for check in found):
         sys.exit(EXIT_AUDIT_BROKEN)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def show_recount(text: str) -> None:

@@ -66,3 +66,11 @@ def existing_clickhouse() -> ClickHouseAddress:
     if address.embedded and not Path(address.directory).is_dir():
         raise PlanError(f"there is no embedded ClickHouse in {address.directory}")
     return address
+
+
+EXIT_FAILED = 1
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, beside the output."""
+    click.echo(text, err=True)

@@ -36,6 +36,7 @@ class JobPlan:
     read what was there when it started (files, unless told otherwise).
     """
 
+    config: Path
     settings: Settings
     source: str
     clickhouse: ClickHouseAddress
@@ -90,7 +91,8 @@ def plan_job(environment: Mapping[str, str]) -> JobPlan:
     Raises:
         PlanError, InvalidSettings, InputError, ValueError: each with a sentence for the operator.
     """
-    settings = read_settings(environment.get(CONFIG_ENV, DEFAULT_CONFIG))
+    config = environment.get(CONFIG_ENV, DEFAULT_CONFIG)
+    settings = read_settings(config)
     source = environment.get(SOURCE_ENV) or f"kafka://localhost:9092/{settings.metering.queue}"
     clickhouse = environment.get(CLICKHOUSE_ENV)
     if not clickhouse:
@@ -105,7 +107,7 @@ def plan_job(environment: Mapping[str, str]) -> JobPlan:
     follow = {"1": True, "0": False}.get(environment.get(FOLLOW_ENV, ""), source.startswith("kafka://"))
     if follow and source == "-":
         raise PlanError("standard input cannot be followed: it ends when it is closed")
-    return JobPlan(settings, source, address, Path(state_dir).absolute(), follow)
+    return JobPlan(Path(config), settings, source, address, Path(state_dir).absolute(), follow)
 
 
 def find_inputs(plan: JobPlan) -> tuple[tuple[str, int], ...]:

@@ -39,6 +39,11 @@ class Counters:
     published_rows: int = 0
     sink_retries: int = 0
     snapshot_bytes: int = 0
+    rate_card_version: str = ""
+    """Of the card in force; empty before a job begins."""
+    rate_cards_refused: int = 0
+    rate_card_is_refused: bool = False
+    """Whether the card on the disk is one that was refused."""
     event_time_ms: int = -1
     """The latest event time read; -1 before the first event."""
     partitions: int = 0
@@ -48,7 +53,14 @@ class Counters:
     epoch_closed_at: float = field(default_factory=time.monotonic)
     epoch_seconds: Histogram = field(default_factory=lambda: _histogram("epoch", _EPOCH_BUCKETS))
     publish_seconds: Histogram = field(default_factory=lambda: _histogram("publish", _PUBLISH_BUCKETS))
+    _epoch: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def begin_run(self) -> None:
+        """A run begins, whose epochs are numbered from 1; a process may have several, one after the other."""
+        with self._lock:
+            self._epoch = 0
+            self.epoch_closed_at = time.monotonic()
 
     def add(self, **amounts: int) -> None:
         """Add to plain counts by name."""
@@ -59,9 +71,10 @@ class Counters:
     def close_epoch(self, number: int) -> None:
         """One of the partitions closes its epoch `number`; the first to do so closes it for all."""
         with self._lock:
-            if number <= self.epochs:
+            if number <= self._epoch:
                 return
-            self.epochs = number
+            self._epoch = number
+            self.epochs += 1
             now = time.monotonic()
             seconds, self.epoch_closed_at = now - self.epoch_closed_at, now
         self.epoch_seconds.observe(seconds)

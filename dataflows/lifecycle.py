@@ -16,7 +16,20 @@ from dataflows.counters import PROCESS
 EPOCHS_TO_PUBLISH = 1
 
 STOPPING = threading.Event()
-"""Set when the process was asked to stop: every input of this process then ends where it is."""
+"""While it is set, every input of this process ends where it is."""
+
+_ASKED_TO_STOP = threading.Event()
+
+
+def stop() -> None:
+    """Stop this process for good: its inputs end where they are."""
+    _ASKED_TO_STOP.set()
+    STOPPING.set()
+
+
+def asked_to_stop() -> bool:
+    """Whether the process was asked to stop, and not merely to begin again."""
+    return _ASKED_TO_STOP.is_set()
 
 
 class Turn(Enum):

@@ -27,6 +27,8 @@ from bytewax.inputs import FixedPartitionedSource
 
 from dataflows.alerts import wall_clock_ms
 from dataflows.batch import Decoded, RawBatch
+from dataflows.begin_again import BeginAgain
+from dataflows.card_in_force import CardInForce
 from dataflows.counters import PROCESS
 from dataflows.decode import TimeBounds, decode
 from dataflows.file_source import FileSource, FileState
@@ -49,8 +51,8 @@ from dataflows.steps import (
     split_by_tenant,
 )
 from dataflows.tables import duplicate_rows, priced_rows, quarantine_rows
+from metering.event import QuarantineReason
 from pricing.cap import CapAlert
-from pricing.rate_card import RateCard, compile_card
 from pricing.settings import LimitSettings, Settings, thresholds
 from sinks.clickhouse import connect
 from sinks.metering_sink import MeteringSink
@@ -75,15 +77,15 @@ def build_flow(job: Job, worker: int = 0, workers: int = 1) -> Dataflow:
     Nothing is connected before Bytewax runs them.
     """
     settings, state = job.plan.settings, job.state
-    card = compile_card(settings.pricing.rules, settings.pricing.contracts)
+    cards = CardInForce(job.plan.config, settings, partial(_price_what_waits, BeginAgain(state.directory)))
     bounds = TimeBounds(
         settings.metering.max_future_minutes * 60_000, settings.metering.max_age_days * DAY_MS
     )
 
     dataflow = Dataflow("metering")
     raw = op.input("read", dataflow, _source(job))
-    decoded = op.map("decode", raw, partial(_decode, bounds=bounds, card=card))
-    rated = op.map("rate", decoded, partial(_rate, card=card, settings=settings))
+    decoded = op.map("decode", raw, partial(_decode, bounds=bounds))
+    rated = op.map("rate", decoded, partial(_rate, cards=cards, settings=settings))
     homes = keys_of(worker, workers, state.shards)
     keyed = op.map("key", rated, partial(_keyed, state=state, homes=homes))
     verdicts = op.stateful_batch(
@@ -102,7 +104,7 @@ def build_flow(job: Job, worker: int = 0, workers: int = 1) -> Dataflow:
     sink = _sink(job)
     rows = op.merge(
         "rows",
-        op.flat_map("decoded_rows", decoded, partial(_decoded_rows, sinks=sinks)),
+        op.flat_map("rated_rows", rated, partial(_rated_rows, sinks=sinks)),
         op.flat_map("judged_rows", judged, partial(_judged_rows, sink=sink)),
         op.map("spend_rows", spend, partial(_spend_row, sinks=sinks)),
     )
@@ -117,12 +119,11 @@ def _source(job: Job) -> FixedPartitionedSource[RawBatch, FileState]:
     return FileSource(job.state.partitions, job.chosen, job.plan.follow, wall_clock_ms)
 
 
-def _decode(batch: RawBatch, bounds: TimeBounds, card: RateCard) -> Decoded:
-    decoded = refuse_unpriced(decode(batch, bounds), card)
+def _decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
+    decoded = decode(batch, bounds)
     PROCESS.add(read=decoded.read)
     PROCESS.saw_event_time(peak_of(decoded).peak_ms)
     PROCESS.unknown(decoded.unknown_fields)
-    _count_quarantine(decoded.quarantined["reason"].value_counts().rows())
     return decoded
 
 
@@ -131,8 +132,17 @@ def _count_quarantine(reasons: list[tuple[str, int]]) -> None:
         PROCESS.quarantine(dict(reasons))
 
 
-def _rate(decoded: Decoded, card: RateCard, settings: Settings) -> Decoded:
-    return rate_events(decoded, card, settings.limits, settings.metering.window_retention_hours)
+def _rate(decoded: Decoded, cards: CardInForce, settings: Settings) -> Decoded:
+    card = cards.current(PROCESS.epochs)
+    known = refuse_unpriced(decoded, card)
+    _count_quarantine(known.quarantined["reason"].value_counts().rows())
+    return rate_events(known, card, settings.limits, settings.metering.window_retention_hours)
+
+
+def _price_what_waits(job: BeginAgain) -> None:
+    """Under a new card: begin again if it may price some of what this process found unpriced."""
+    if PROCESS.quarantined[QuarantineReason.UNPRICED.value]:
+        job.ask()
 
 
 def _keyed(rated: Decoded, state: JobState, homes: tuple[str, ...]) -> tuple[KeyedBatch, list[ShardSlice]]:
@@ -181,16 +191,16 @@ def _ordinals(job: Job) -> frozenset[int]:
     return frozenset(job.state.partitions[name].ordinal for name in job.chosen)
 
 
-def _decoded_rows(decoded: Decoded, sinks: int) -> Iterator[tuple[str, SinkItem]]:
-    own = decoded.partition.ordinal % sinks
+def _rated_rows(rated: Decoded, sinks: int) -> Iterator[tuple[str, SinkItem]]:
+    own = rated.partition.ordinal % sinks
     for number in range(sinks):
         if number == own:
-            partition = decoded.partition
-            yield str(number), Progress(partition.source, partition.number, decoded.next_offset, decoded.read)
+            partition = rated.partition
+            yield str(number), Progress(partition.source, partition.number, rated.next_offset, rated.read)
         else:
             yield str(number), Heartbeat()
-    if len(decoded.quarantined):
-        yield str(own), TableRows("quarantine_log", quarantine_rows(decoded.quarantined, decoded.partition))
+    if len(rated.quarantined):
+        yield str(own), TableRows("quarantine_log", quarantine_rows(rated.quarantined, rated.partition))
 
 
 def _judged_rows(item: tuple[str, Judged], sink: MeteringSink) -> Iterator[tuple[str, SinkItem]]:

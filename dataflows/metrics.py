@@ -51,6 +51,7 @@ _PLAIN_COUNTERS = {
     "sink_retries": "Inserts sent again after ClickHouse refused one or did not answer.",
     "snapshot_bytes": "Bytes of state written by snapshots.",
     "epochs": "Epochs closed.",
+    "rate_cards_refused": "Changed rate cards that were refused.",
 }
 
 
@@ -85,6 +86,15 @@ class CountersCollector(Collector):
         if self._counters.event_time_ms >= 0:
             event_time.add_metric([], self._counters.event_time_ms / 1000)
         yield event_time
+        card = GaugeMetricFamily("meterline_rate_card", "The rate card in force.", labels=["version"])
+        if self._counters.rate_card_version:
+            card.add_metric([self._counters.rate_card_version], 1)
+        yield card
+        yield GaugeMetricFamily(
+            "meterline_rate_card_is_refused",
+            "1 while the rate card on the disk is refused, and the one before in force.",
+            value=int(self._counters.rate_card_is_refused),
+        )
         yield GaugeMetricFamily(
             "meterline_restarts", "Starts of this worker after the first.", value=self._restarts
         )

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,6 +49,7 @@ _WAITING = """
 SELECT source, source_partition, source_offset, source_line, reason, detail, raw FROM quarantine_log FINAL
 WHERE resolved_at IS NULL AND reason = {reason:String}
     AND ({tenant:String} = '' OR tenant_id = {tenant:String})
+    AND (empty({models:Array(String)}) OR model IN {models:Array(String)})
     AND (source, source_partition, source_offset, source_line)
         > ({source:String}, {partition:UInt32}, {offset:UInt64}, {line:UInt32})
 ORDER BY source, source_partition, source_offset, source_line
@@ -102,10 +103,13 @@ class Requeued:
     """By reason."""
 
 
-def waiting_lines(client: Client, reason: str, tenant: str) -> Iterator[pl.DataFrame]:
+def waiting_lines(
+    client: Client, reason: str, tenant: str, models: Sequence[str] = ()
+) -> Iterator[pl.DataFrame]:
     """Unresolved lines of a reason by their position, in pages: its four columns, `reason`, `detail`, `raw`.
 
-    Of one tenant, if `tenant` is not empty; a line that could not be read names none.
+    Of one tenant, if `tenant` is not empty, and of some models, if there are any; a line that could not be
+    read names none.
     """
     last: tuple[str, int, int, int] = ("", 0, 0, 0)
     while True:
@@ -113,6 +117,7 @@ def waiting_lines(client: Client, reason: str, tenant: str) -> Iterator[pl.DataF
         parameters = {
             "reason": reason,
             "tenant": tenant,
+            "models": list(models),
             "limit": PAGE_ROWS,
             **dict(zip(names, last, strict=True)),
         }

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from dataflows import lifecycle
 from dataflows.counters import PROCESS, Counters
-from dataflows.lifecycle import STOPPING
 from dataflows.metering import build_flow
 from dataflows.metrics import serving_metrics
 from dataflows.start import OPERATOR_ERRORS, Job
@@ -85,6 +85,7 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
     epoch = timedelta(seconds=float(job.plan.settings.metering.epoch_interval_seconds))
     recovery = RecoveryConfig(str(job.state.recovery), timedelta(0))
     details = job.state.directory / f"crash-{process_id or 0}.log"
+    PROCESS.begin_run()
     with (
         serving_metrics(os.environ, process_id or 0, PROCESS, epoch.total_seconds()),
         _progress(PROCESS),
@@ -160,7 +161,7 @@ def _stopping_on_sigterm() -> Iterator[None]:
     timers: list[threading.Timer] = []
 
     def stop(_: int, __: FrameType | None) -> None:
-        STOPPING.set()
+        lifecycle.stop()
         timer = threading.Timer(STOP_SECONDS_MAX, give_up)
         timer.daemon = True
         timer.start()

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
+from dataflows import lifecycle
 from dataflows.state import LOCK_HELD_ENV
 
 EXIT_REFUSED = 78
@@ -60,9 +61,19 @@ class RestartBudget:
 class Supervisor:
     """Keeps `count` workers running until all have ended well, or it was asked to stop, or it gives up."""
 
-    def __init__(self, count: int, environment: Mapping[str, str], descriptors: Sequence[int]) -> None:
-        """Workers inherit `descriptors`: the state stays locked while any of them lives, even orphaned."""
+    def __init__(
+        self,
+        count: int,
+        environment: Mapping[str, str],
+        descriptors: Sequence[int],
+        is_wanted_again: Callable[[], bool],
+    ) -> None:
+        """Workers inherit `descriptors`: the state stays locked while any of them lives, even orphaned.
+
+        Once a worker has made `is_wanted_again` true, all are asked to end, as SIGTERM asks them.
+        """
         self._count = count
+        self._is_wanted_again = is_wanted_again
         self._environment = environment
         self._descriptors = tuple(descriptors)
         self._workers: list[subprocess.Popen[bytes]] = []
@@ -106,6 +117,10 @@ class Supervisor:
             signal.signal(signal.SIGTERM, before)
 
     def _on_sigterm(self, _: int, __: FrameType | None) -> None:
+        lifecycle.stop()
+        self._end_workers()
+
+    def _end_workers(self) -> None:
         self._stop_at = time.monotonic() + _DRAIN_SECONDS
         for worker in self._workers:
             worker.terminate()
@@ -125,7 +140,7 @@ class Supervisor:
             )
             self._workers.append(worker)
         if self._stop_at is not None:  # asked while some of them were not there yet
-            self._on_sigterm(signal.SIGTERM, None)
+            self._end_workers()
 
     def _wait(self) -> list[int]:
         """Until every worker has ended. Once one has failed, its peers get a moment to fall by themselves."""
@@ -136,6 +151,8 @@ class Supervisor:
             if len(ended) == self._count:
                 return ended
             now = time.monotonic()
+            if self._stop_at is None and self._is_wanted_again():
+                self._end_workers()
             if kill_at is None and any(ended):
                 kill_at = now + _PEERS_SECONDS
             if any(moment is not None and now > moment for moment in (kill_at, self._stop_at)):

@@ -1,0 +1,92 @@
+"""The commands `meterline run`, and `meterline worker` for the processes that it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import click
+
+from dataflows.begin_again import BeginAgain
+from dataflows.cli_options import (
+    EXIT_FAILED,
+    clickhouse_option,
+    config_option,
+    metrics_host_option,
+    metrics_port_option,
+    say,
+    source_option,
+    state_option,
+)
+from dataflows.connections import FOLLOW_ENV, PlanError
+from dataflows.price_waiting import with_waiting_priced
+from dataflows.rebuild import prepare_rebuilt
+from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, run_job, run_worker
+from dataflows.start import OPERATOR_ERRORS, Job, held_descriptors, prepare
+from dataflows.supervise import EXIT_REFUSED, Supervisor
+from sinks.clickhouse import ClickHouseUnavailableError
+
+
+@click.command(name="run")
+@config_option
+@source_option
+@clickhouse_option
+@state_option
+@metrics_port_option
+@metrics_host_option
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="worker processes")
+@click.option(
+    "--follow/--to-end",
+    default=None,
+    help="go on for ever, or end with what is there now (by default Kafka is followed and a file ends)",
+)
+@click.option("--rebuild-state", is_flag=True, help="first make the state anew from ClickHouse")
+def run_command(workers: int, follow: bool | None, rebuild_state: bool) -> None:  # noqa: FBT001  # click passes options by name
+    """Price events until the input ends, or for ever."""
+    if follow is not None:
+        os.environ[FOLLOW_ENV] = "1" if follow else "0"
+    if rebuild_state:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a rebuild that was cut off has not ended well
+    job = prepare_rebuilt(os.environ, say) if rebuild_state else prepare(os.environ)
+    if workers > 1 and job.plan.clickhouse.embedded:
+        raise PlanError("chdb:// belongs to one process: run one worker, or give --clickhouse a server")
+    wish = BeginAgain(job.state.directory)
+    wish.withdraw()
+    while True:
+        job = with_waiting_priced(job, os.environ)
+        if workers == 1:
+            run_job(job)
+        else:
+            _run_workers(job, workers)
+        if not wish.grant():
+            return
+        job = prepare(os.environ)
+
+
+def _run_workers(job: Job, count: int) -> None:
+    wish = BeginAgain(job.state.directory)
+    code = Supervisor(count, os.environ, held_descriptors(), wish.is_asked).run()
+    if code == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if code == EXIT_REFUSED:
+        sys.exit(EXIT_FAILED)  # the worker has said why
+    if code:
+        raise JobFailedError(
+            f"a worker ended with code {code}; the next run goes on from the last durable epoch"
+        )
+    drain_alerts(job)
+
+
+@click.command(name="worker", hidden=True)
+@click.argument("number", type=int)
+@click.argument("addresses")
+def worker_command(number: int, addresses: str) -> None:
+    """Be one of the worker processes of `run --workers`."""
+    try:
+        run_worker(prepare(os.environ), number, addresses.split(";"))
+    except ClickHouseUnavailableError:
+        raise
+    except (*OPERATOR_ERRORS, JobRefusedError) as exc:
+        click.echo(f"meterline: {exc}", err=True)
+        sys.exit(EXIT_REFUSED)
