@@ -78,8 +78,10 @@ def _choose(card: RateCard, entries: Sequence[Entry], events: pl.DataFrame, name
     chosen = joined["number"].to_numpy(writable=True)
     if open_:
         of, times_ms = joined["of"].to_numpy(), events["timestamp_ms"].to_numpy()
+        order = np.argsort(of, kind="stable")
+        starts = np.searchsorted(of[order], np.arange(len(found) + 1))
         for position in open_:
-            mine = np.flatnonzero(of == position)
+            mine = order[starts[position] : starts[position + 1]]
             chosen[mine] = _in_force(entries, found[position], times_ms[mine])
     return chosen
 

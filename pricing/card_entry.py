@@ -76,9 +76,7 @@ class _Scale:
 def read_rule(keys: Section) -> Rule:
     """One entry of `rules`; what is wrong with it goes to the problems of its section."""
     selected = _model(keys, "model")
-    scale = _Scale(
-        _PER[keys.optional("per", _per, "1")], keys.optional("confirm_rates_above", _confirmed, _ZERO)
-    )
+    scale = _scale(keys)
     rates = _rates(keys, scale)
     price = _price(keys, scale, rates)
     tiers = keys.sections("context_tiers")
@@ -112,9 +110,7 @@ def read_rule(keys: Section) -> Rule:
 
 def read_contract(keys: Section) -> Contract:
     """One entry of `contracts`."""
-    scale = _Scale(
-        _PER[keys.optional("per", _per, "1")], keys.optional("confirm_rates_above", _confirmed, _ZERO)
-    )
+    scale = _scale(keys)
     begin, end = _dates(keys)
     contract = Contract(
         tenant=keys.required("tenant", _NAME, ""),
@@ -134,6 +130,13 @@ def read_contract(keys: Section) -> Contract:
         keys.problem(None, f"must have one of multiplier, discount and price, got {len(given)}")
     keys.finish()
     return contract
+
+
+def _scale(keys: Section) -> _Scale:
+    confirmed = read.decimal("0", str(_RATE_MAX * 10**6), places=_PLACES)
+    return _Scale(
+        _PER[keys.optional("per", _per, "1")], keys.optional("confirm_rates_above", confirmed, _ZERO)
+    )
 
 
 def _model(keys: Section, required: str | None) -> dict[str, Any]:
@@ -198,10 +201,6 @@ def _per(text: str) -> str:
     if digits not in _PER:
         raise Unfit(f"must be 1, 1_000 or 1_000_000, got {shown(text)}")
     return digits
-
-
-def _confirmed(text: str) -> Decimal:
-    return read.decimal("0", str(_RATE_MAX * 10**6), places=_PLACES)(text)
 
 
 def _instant(text: str) -> int:
