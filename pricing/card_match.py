@@ -75,32 +75,39 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class ModelIndex:
-    """Numbers of entries: those of one model by (tenant or "", model), the others by tenant."""
+    """Numbers of entries, by (tenant or "", model or prefix) and, of those with neither, by tenant."""
 
-    exact: Mapping[tuple[str, str], tuple[int, ...]]
+    models: Mapping[tuple[str, str], tuple[int, ...]]
+    prefixes: Mapping[tuple[str, str], tuple[int, ...]]
+    prefix_lengths: tuple[int, ...]
     others: Mapping[str, tuple[int, ...]]
 
 
 def index_of(entries: Sequence[Entry]) -> ModelIndex:
-    """An index with which `numbers_of` looks at the entries that need it, and no others."""
-    exact: dict[tuple[str, str], tuple[int, ...]] = {}
+    """An index with which `numbers_of` asks the clauses of entries that have some, and no others."""
+    models: dict[tuple[str, str], tuple[int, ...]] = {}
+    prefixes: dict[tuple[str, str], tuple[int, ...]] = {}
     others: dict[str, tuple[int, ...]] = {}
     for number, entry in enumerate(entries):
         tenant = entry.tenant if isinstance(entry, Contract) else ""
         if entry.model:
-            exact[tenant, entry.model] = (*exact.get((tenant, entry.model), ()), number)
+            models[tenant, entry.model] = (*models.get((tenant, entry.model), ()), number)
+        elif entry.model_prefix:
+            key = (tenant, entry.model_prefix)
+            prefixes[key] = (*prefixes.get(key, ()), number)
         else:
             others[tenant] = (*others.get(tenant, ()), number)
-    return ModelIndex(exact, others)
+    return ModelIndex(models, prefixes, tuple(sorted({len(prefix) for _, prefix in prefixes})), others)
 
 
 def numbers_of(index: ModelIndex, entries: Sequence[Entry], tenant: str, model: str) -> list[int]:
     """Numbers of the entries that are for a model of this name, whatever its provider and the time."""
-    others = index.others.get(tenant, ())
-    return [
-        *index.exact.get((tenant, model), ()),
-        *(number for number in others if is_of_model(entries[number], model)),
-    ]
+    found = list(index.models.get((tenant, model), ()))
+    for length in index.prefix_lengths:
+        if length <= len(model):
+            found += index.prefixes.get((tenant, model[:length]), ())
+    found += [number for number in index.others.get(tenant, ()) if is_of_model(entries[number], model)]
+    return found
 
 
 def fits_dimension(entry: Entry, name: str, value: str) -> bool:
