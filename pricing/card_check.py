@@ -40,17 +40,17 @@ def card_problems(
 
 def _contradictions(entries: Sequence[tuple[Place, E]], apart: Callable[[E], str]) -> Iterator[Problem]:
     """Entries that some event may be rated by alike, each named with the first such one before it."""
-    groups: dict[tuple[Rank, str, str, str], list[tuple[Place, E]]] = {}
+    groups: dict[tuple[Rank, str, str, str], dict[str, list[tuple[Place, E]]]] = {}
     for place, entry in entries:
         key = (rank_of(entry), entry.model, entry.model_prefix, apart(entry))
-        earlier = groups.setdefault(key, [])
-        for other_place, other in earlier:
-            if may_both_apply(other, entry):
-                yield Problem(
-                    str(place), f"applies to the same events as {other_place}, and neither is more specific"
-                )
-                break
-        earlier.append((place, entry))
+        by_provider = groups.setdefault(key, {})
+        # Entries of two providers never meet, which leaves few of the pairs in a catalogue of many.
+        asked = {entry.provider, ""} if entry.provider else set(by_provider)
+        earlier = (one for provider in by_provider if provider in asked for one in by_provider[provider])
+        first = next((other for other, rule in earlier if may_both_apply(rule, entry)), None)
+        if first is not None:
+            yield Problem(str(place), f"applies to the same events as {first}, and neither is more specific")
+        by_provider.setdefault(entry.provider, []).append((place, entry))
 
 
 def _gaps(rules: Sequence[tuple[Place, Rule]]) -> Iterator[Problem]:
