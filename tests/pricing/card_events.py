@@ -82,7 +82,10 @@ def priced(card: RateCard, *events: Mapping[str, Any]) -> list[Money | InvalidEv
     found: dict[int, Money | InvalidEvent] = dict(refused)
     for at, event in enumerate(fit):
         columns_pico = (amounts.cost_pico, amounts.price_pico, amounts.credits_pico)
-        picos = amounts.oversized.get(at, tuple(int(column[at]) for column in columns_pico))
+        picos = tuple(int(column[at]) for column in columns_pico)
+        if at in amounts.oversized:
+            assert picos == (0, 0, 0)
+            picos = amounts.oversized[at]
         cost, price, credit = (from_pico(pico) for pico in picos)
         found[event] = (cost, price, credit, from_pico(int(amounts.multiplier_pico[at])))
     return [found[event] for event in range(len(events))]

@@ -176,6 +176,15 @@ def test_a_rate_may_be_for_many_tokens(per: str, written: str, rate: str) -> Non
     assert load_settings(text).pricing.rules[0].input_rate == Decimal(rate)
 
 
+def test_a_high_rate_is_confirmed_as_it_is_written() -> None:
+    dear = "model: m, per: 1_000_000, input_rate: 20_000, output_rate: 0, confirm_rates_above: "
+    (rule,) = load_settings(rules(dear + "20_000")).pricing.rules
+    assert rule.input_rate == Decimal("0.02")
+    for less in ("19_999.99", "0.02"):
+        (problem,) = problems(rules(dear + less))
+        assert problem.endswith("or confirm_rates_above: 20_000 if it is right")
+
+
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [

@@ -65,6 +65,14 @@ def test_tokens_that_are_not_text_leave_their_whole(attributes: dict[str, str], 
     assert money(card_of(AUDIO), **USED, attributes=attributes) == (cost, cost, "1100", "1")
 
 
+def test_what_was_written_to_the_cache_may_be_audio_too() -> None:
+    card = card_of(f"{AUDIO}, cache_write_rate: 4, cache_write_audio_rate: 5")
+    # 600 x 2 + 100 x 10 + 50 x 4 + 150 x 5, and 100 written for an hour, at the input's rate: 100 x 2
+    told = units(input_audio_tokens=250, cache_write_audio_tokens=150)
+    used = {"input_tokens": 1000, "cache_write_tokens": 300, "cache_write_1h_tokens": 100}
+    assert money(card, **used, attributes=told)[0] == "0.00335"
+
+
 @pytest.mark.parametrize(
     ("attributes", "sentence"),
     [
@@ -170,6 +178,34 @@ SEARCH = f"{M}, units: {{searches: {{rate: 10, per: 1_000}}, pages: {{rate: 0.00
 )
 def test_units_fees_prices_and_credits(entry: str, event: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert money(card_of(entry), **{"input_tokens": 1000, **event}) == expected
+
+
+DEAR = "model: m, output_rate: 0, confirm_rates_above: 1000"
+FREE = "model: m, input_rate: 0, output_rate: 0, multiplier: 999.999999"
+
+
+@pytest.mark.parametrize(
+    ("entry", "input_tokens", "cost", "price"),
+    [
+        # Too large for 64 bits: a fee and a minimum with their multiplier, a cost beside a small price.
+        (f"{FREE}, request_fee: 1000", 0, "1000", "999999.999"),
+        (f"{FREE}, minimum_charge: 1000", 0, "1000", "999999.999"),
+        (
+            f"{DEAR}, input_rate: 1000, price: {{input_rate: 1e-12, output_rate: 0}}",
+            2**40,
+            "1099511627776000",
+            "1.099511627776",
+        ),
+        (
+            f"{DEAR}, input_rate: 1e-12, price: {{input_rate: 1000, output_rate: 0, request_fee: 9}}",
+            2**40,
+            "1.099511627776",
+            "1099511627776009",
+        ),
+    ],
+)
+def test_no_amount_overflows(entry: str, input_tokens: int, cost: str, price: str) -> None:
+    assert money(card_of(entry), input_tokens=input_tokens)[:2] == (cost, price)
 
 
 TIERED = (
