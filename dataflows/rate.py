@@ -23,19 +23,18 @@ from pricing.windows import day_windows
 
 
 def refuse_unpriced(decoded: Decoded, card: RateCard) -> Decoded:
-    """The batch with each event's `rate_row` and `contract`, without the events that cannot be rated.
+    """The batch with the `rate_row` of each event (and its `contract`, if the card has any), fit to be rated.
 
-    Either their units are at fault, or the card has no rate for them (`unpriced`). Before dedupe, so that
-    such an event claims no key: once the card knows its model, it is put through again (`meterline requeue`),
-    and must not be taken for a copy of itself.
+    What is not fit is quarantined: its units are at fault, or the card has no rate for it (`unpriced`). Before
+    dedupe, so that such an event claims no key: once the card knows its model, it is put through again
+    (`meterline requeue`), and must not be taken for a copy of itself.
     """
     assigned = assign(card, decoded.events)
     refused = refusals(card, decoded.events, assigned)
-    contract = assigned.contract
-    events = decoded.events.with_columns(
-        rate_row=pl.Series(assigned.row, dtype=pl.Int64),
-        contract=pl.lit(NONE, pl.Int64) if contract is None else pl.Series(contract, dtype=pl.Int64),
-    )
+    events = decoded.events.with_columns(rate_row=pl.Series(assigned.row, dtype=pl.Int64))
+    if card.contracts:
+        contract = pl.lit(NONE, pl.Int64) if assigned.contract is None else pl.Series(assigned.contract)
+        events = events.with_columns(contract=contract)
     if not refused:
         return replace(decoded, events=events)
     by_reason: dict[QuarantineReason, list[int]] = {}
@@ -70,7 +69,7 @@ def rate_events(decoded: Decoded, card: RateCard, limits: LimitSettings, retenti
     usage = usage_of(events["rate_row"].to_numpy(), counts, hit, billable, contract, units)
     amounts = rate(card, usage)
     starts, ends = _days(events, limits)
-    rated = events.drop("rate_row", "contract").with_columns(
+    rated = events.drop("rate_row", "contract", strict=False).with_columns(
         billable=pl.Series(billable),
         credits=_usd(amounts.credits_pico, amounts.oversized, 2),
         cost=_usd(amounts.cost_pico, amounts.oversized, 0),
