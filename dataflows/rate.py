@@ -25,8 +25,8 @@ from pricing.windows import day_windows
 def refuse_unpriced(decoded: Decoded, card: RateCard) -> Decoded:
     """The batch with the `rate_row` of each event (and its `contract`, if the card has any), fit to be rated.
 
-    What is not fit is quarantined: its units are at fault, or the card has no rate for it (`unpriced`). Before
-    dedupe, so that such an event claims no key: once the card knows its model, it is put through again
+    What is not fit is quarantined: its units are at fault, or the card has no rate for it (`unpriced`).
+    Before dedupe, so that such an event claims no key: once the card knows its model, it is put through again
     (`meterline requeue`), and must not be taken for a copy of itself.
     """
     assigned = assign(card, decoded.events)
