@@ -42,6 +42,7 @@ from dataflows.connections import (
 )
 from dataflows.demo import run_demo
 from dataflows.kafka_source import parse_topic
+from dataflows.rates_cli import rates
 from dataflows.report import (
     DIMENSIONS,
     ROWS_MAX,
@@ -316,6 +317,9 @@ def query(sql: str, form: str) -> None:
 def demo(directory: Path, events: int, seed: int) -> None:
     """Make a day of an AI product's events, price it, and show the margin."""
     run_demo(directory.absolute(), events, seed, click.echo)
+
+
+main.add_command(rates)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""`meterline rates`: rate cards from a catalogue, and what differs between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from dataflows.catalogue import Wanted
+from dataflows.catalogue_file import PACKAGE, make_card, write_card
+from pricing.settings_keys import Unfit, decimal
+
+T = TypeVar("T")
+
+_MILLION_DIGITS = 6
+_MULTIPLIER = decimal("0", "1000", places=6)
+_RATE = decimal("0", "1000000", places=12)
+
+
+def _read_by(read: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
+    def callback(_: click.Context, __: click.Parameter, text: str | None) -> T | None:
+        try:
+            return None if text is None else read(text)
+        except Unfit as exc:
+            raise click.BadParameter(str(exc)) from None
+
+    return callback
+
+
+@click.group()
+def rates() -> None:
+    """Make a rate card from a catalogue, or see what differs between two cards."""
+
+
+@rates.command(name="import")
+@click.argument("catalogue", type=click.Choice([PACKAGE]))
+@click.option("--provider", "providers", multiple=True, required=True, help="such as openai; may be repeated")
+@click.option("--model", "patterns", multiple=True, default=("*",), help="such as 'gpt-5*'; may be repeated")
+@click.option(
+    "--multiplier",
+    metavar="X",
+    default="1",
+    callback=_read_by(_MULTIPLIER),
+    help="price = cost × X; 1 if left out",
+)
+@click.option(
+    "--output-rate",
+    metavar="USD",
+    callback=_read_by(_RATE),
+    help="for a million output tokens of models without one, such as those that embed (0: they are free)",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="standard output if left out")
+@click.option("--force", is_flag=True, help="replace the file if it is there")
+def import_command(
+    catalogue: str,  # noqa: ARG001  # there is one so far
+    providers: tuple[str, ...],
+    patterns: tuple[str, ...],
+    multiplier: Decimal,
+    output_rate: Decimal | None,
+    out: Path | None,
+    force: bool,  # noqa: FBT001  # click passes options by name
+) -> None:
+    """Write a rate card with the prices of a catalogue that is installed; nothing is fetched.
+
+    Whatever a card cannot say is left out, and listed: here, and at the top of the file.
+    """
+    if out is not None and out.exists() and not force:
+        raise click.UsageError(f"{out} is there already: give --force to replace it")
+    rate = None if output_rate is None else output_rate.scaleb(-_MILLION_DIGITS)
+    card = make_card(providers, Wanted(patterns, multiplier, rate), datetime.now(timezone.utc).date())
+    for told in card.untold:
+        click.echo(f"not in the card: {told}", err=True)
+    if out is None:
+        click.echo(card.text, nl=False)
+        return
+    write_card(card, out)
+    click.echo(f"{card.entries} entries written to {out}; {len(card.untold)} prices or names are not in it")
