@@ -45,17 +45,13 @@ from dataflows.kafka_source import parse_topic
 from dataflows.rates_cli import rates
 from dataflows.report import (
     DIMENSIONS,
+    REPORTS,
     ROWS_MAX,
     ReportTable,
-    alerts_report,
-    dropped_report,
-    losing_tenants,
     margin_report,
-    quarantine_report,
     render_csv,
     render_json,
     render_text,
-    spend_report,
 )
 from dataflows.requeue import finish_begun, requeue, waiting_lines
 from dataflows.requeue_file import describe, export_lines, read_repaired
@@ -126,11 +122,6 @@ def check() -> None:
         sys.exit(EXIT_FAILED)
 
 
-REPORTS = {
-    "losing": losing_tenants,
-    "alerts": alerts_report,
-    "spend": spend_report,
-}
 main.add_command(run_command)
 main.add_command(worker_command)
 
@@ -146,7 +137,7 @@ RENDERERS = {
 
 @main.command()
 @clickhouse_option
-@click.argument("what", type=click.Choice(["margin", "losing", "dropped", "quarantine", "spend", "alerts"]))
+@click.argument("what", type=click.Choice(["margin", *REPORTS]))
 @click.option(
     "--by", type=click.Choice(list(DIMENSIONS)), default="model", show_default=True, help="of margin"
 )
@@ -155,15 +146,13 @@ RENDERERS = {
 @click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=50, show_default=True)
 @click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
 def report(what: str, by: str, since: datetime | None, until: datetime | None, limit: int, form: str) -> None:
-    """Show margin, losing tenants, what was dropped, the quarantine, spend against caps, or alerts."""
+    """Show margin, losing tenants, what was dropped or waits for a rate, spend against caps, or alerts."""
     client = connect(existing_clickhouse())
     try:
         migrate(client)
         if what == "margin":
             days = (since.date() if since else None, until.date() if until else None)
             table = margin_report(client, by, *days, limit=limit)
-        elif what in ("dropped", "quarantine"):
-            table = dropped_report(client) if what == "dropped" else quarantine_report(client)
         else:
             table = REPORTS[what](client, limit)
     finally:

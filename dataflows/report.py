@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
@@ -88,6 +88,31 @@ def quarantine_report(client: Client) -> ReportTable:
     return ReportTable("In quarantine", ("reason", "events", "for example", "where"), _tuples(rows))
 
 
+def unpriced_report(client: Client, limit: int = 50) -> ReportTable:
+    """Models that wait for a rate, the most events first, as far as the lines that arrived tell.
+
+    `why` is that of the line that arrived last: a card may have learnt something meanwhile.
+    """
+    waiting = (
+        "SELECT model, detail, received_at,"
+        " if(JSONExtractString(raw, 'specversion') = '1.0', JSONExtractRaw(raw, 'data'), raw) AS event,"
+        " JSONExtractString(event, 'provider') AS provider, JSONExtractString(event, 'service_tier') AS tier,"
+        " JSONExtract(event, 'input_tokens', 'Nullable(UInt64)') AS tokens_in,"
+        " JSONExtract(event, 'output_tokens', 'Nullable(UInt64)') AS tokens_out"
+        " FROM quarantine WHERE reason = 'unpriced' AND resolved_at IS NULL"
+    )
+    measures = "count(), sum(tokens_in), sum(tokens_out), min(received_at), max(received_at)"
+    rows = client.query(
+        f"SELECT provider, model, tier, {measures}, argMax(detail, (received_at, detail)) FROM ({waiting})"  # noqa: S608  # nothing of it comes from outside
+        " GROUP BY provider, model, tier ORDER BY count() DESC, provider, model, tier LIMIT {limit:UInt32}",
+        parameters={"limit": min(limit, ROWS_MAX)},
+    ).result_rows
+    totals = client.query(f"SELECT 'all', '', '', {measures}, '' FROM ({waiting})").result_rows[0]  # noqa: S608  # as above
+    counted = ("events", "input_tokens", "output_tokens", "first received", "last received")
+    columns = ("provider", "model", "service_tier", *counted, "why")
+    return ReportTable("Waiting for a rate", columns, _tuples(rows), tuple(totals) if rows else ())
+
+
 def dropped_report(client: Client) -> ReportTable:
     """Where everything that arrived has gone: priced, copies, and quarantine by reason."""
     rows: list[tuple[Any, ...]] = [
@@ -126,6 +151,17 @@ def spend_report(client: Client, limit: int = 50) -> ReportTable:
     ).result_rows
     columns = ("tenant", "feature", "window", "start", "spend", "cap", "ratio", "remaining")
     return ReportTable("Spend against caps (USD)", columns, _tuples(rows))
+
+
+REPORTS: Mapping[str, Callable[[Client, int], ReportTable]] = {
+    "losing": losing_tenants,
+    "dropped": lambda client, _: dropped_report(client),
+    "quarantine": lambda client, _: quarantine_report(client),
+    "unpriced": unpriced_report,
+    "spend": spend_report,
+    "alerts": alerts_report,
+}
+"""Reports other than margin, each of at most so many rows where that may be many."""
 
 
 def _one(client: Client, sql: str) -> tuple[Any, ...]:

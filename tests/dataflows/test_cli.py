@@ -58,7 +58,7 @@ def test_margin_in_json_is_exact_and_its_rows_sum_to_its_total(priced: Place) ->
     assert Decimal(table["totals"]["price"]) == exact
 
 
-@pytest.mark.parametrize("what", ["margin", "losing", "dropped", "quarantine", "spend", "alerts"])
+@pytest.mark.parametrize("what", ["margin", "losing", "dropped", "quarantine", "spend", "alerts", "unpriced"])
 def test_each_report_has_text_and_csv(priced: Place, what: str) -> None:
     text = meterline("report", what, "--clickhouse", priced.clickhouse)
     assert (text.returncode, text.stderr) == (0, "")

@@ -1,12 +1,17 @@
-"""Tables as text: aligned, and never with a number cut off."""
+"""What waits for a rate; and tables as text, aligned, and never with a number cut off."""
 
 from __future__ import annotations
 
+import json
+from datetime import datetime, timezone
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from dataflows.report import ReportTable, render_text
+from dataflows.report import ReportTable, render_text, unpriced_report
+from sinks.clickhouse import connect, parse_address
+from sinks.migrate import migrate
 
 TENANT = "tenant-" + "x" * 60
 ROW = (TENANT, "chat", Decimal("12345.678901"), 9_000_000, None)
@@ -34,3 +39,50 @@ def test_numbers_are_whole_however_narrow_the_screen(width: int, row: str) -> No
 
 def test_a_table_without_rows_says_so() -> None:
     assert render_text(ReportTable("Spend", ("tenant",), ())) == "Spend\n  none"
+
+
+def at(hour: int) -> datetime:
+    return datetime(2026, 3, 17, hour, tzinfo=timezone.utc)
+
+
+def plain(**fields: Any) -> str:
+    return json.dumps({"model": "new", "input_tokens": 10, "output_tokens": 1, **fields})
+
+
+def enveloped(**fields: Any) -> str:
+    return json.dumps({"specversion": "1.0", "id": "k", "data": json.loads(plain(**fields))})
+
+
+# reason, detail, model, raw, received at, resolved at
+WAITING = (
+    ("unpriced", "no rate", "new", plain(provider="p"), at(9), None),
+    ("unpriced", "still no rate", "new", plain(provider="p", data={"provider": "x"}), at(11), None),
+    ("unpriced", "no rate", "new", enveloped(provider="p"), at(10), None),
+    ("unpriced", "no rate", "new", "\ufeff" + plain(provider="p", input_tokens=2**40), at(10), None),
+    ("unpriced", "no such tier", "new", plain(provider="p", service_tier="flex"), at(9), None),
+    ("unpriced", "no rate", "other", plain(model="other", output_tokens=0), at(12), None),
+    ("unpriced", "no rate", "new", plain(provider="p"), at(8), at(9)),
+    ("wrong_type", "input_tokens: is no number", "new", plain(provider="p"), at(8), None),
+)
+
+
+def test_what_waits_for_a_rate_is_counted_by_provider_model_and_tier(clickhouse_url: str) -> None:
+    names = ("reason", "detail", "model", "raw", "received_at", "resolved_at")
+    with connect(parse_address(clickhouse_url)) as client:
+        migrate(client)
+        nothing = unpriced_report(client)
+        client.insert(
+            "quarantine_log",
+            [("file", 0, number, 0, "acme", 1, *row) for number, row in enumerate(WAITING)],
+            ("source", "source_partition", "source_offset", "source_line", "tenant_id", "revision", *names),
+        )
+        table, first = unpriced_report(client), unpriced_report(client, limit=1)
+    assert (nothing.rows, nothing.totals) == ((), ())
+    shown = [tuple(cell.hour if isinstance(cell, datetime) else cell for cell in row) for row in table.rows]
+    assert shown == [
+        ("p", "new", "", 4, 2**40 + 30, 4, 9, 11, "still no rate"),
+        ("", "other", "", 1, 10, 0, 12, 12, "no rate"),
+        ("p", "new", "flex", 1, 10, 1, 9, 9, "no such tier"),
+    ]
+    assert table.totals[3:6] == (6, 2**40 + 50, 5)
+    assert (first.rows, first.totals) == (table.rows[:1], table.totals)
