@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sys
 from datetime import datetime
@@ -24,10 +23,13 @@ from dataflows.audit_money import Check
 from dataflows.check import check_everything
 from dataflows.cli_options import (
     EXIT_FAILED,
+    FORMS,
     clickhouse_address,
     clickhouse_option,
     config_option,
     existing_clickhouse,
+    form_option,
+    rendered,
     source_option,
     state_option,
 )
@@ -49,9 +51,6 @@ from dataflows.report import (
     ROWS_MAX,
     ReportTable,
     margin_report,
-    render_csv,
-    render_json,
-    render_text,
 )
 from dataflows.requeue import finish_begun, requeue, waiting_lines
 from dataflows.requeue_file import describe, export_lines, read_repaired
@@ -126,15 +125,6 @@ main.add_command(run_command)
 main.add_command(worker_command)
 
 
-RENDERERS = {
-    "text": lambda table: render_text(
-        table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    ),
-    "json": render_json,
-    "csv": render_csv,
-}
-
-
 @main.command()
 @clickhouse_option
 @click.argument("what", type=click.Choice(["margin", *REPORTS]))
@@ -144,7 +134,7 @@ RENDERERS = {
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="first day (UTC) of margin")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="day after the last of margin")
 @click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=50, show_default=True)
-@click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
+@form_option
 def report(what: str, by: str, since: datetime | None, until: datetime | None, limit: int, form: str) -> None:
     """Show margin, losing tenants, what was dropped or waits for a rate, spend against caps, or alerts."""
     client = connect(existing_clickhouse())
@@ -157,7 +147,7 @@ def report(what: str, by: str, since: datetime | None, until: datetime | None, l
             table = REPORTS[what](client, limit)
     finally:
         client.close()
-    click.echo(RENDERERS[form](table).rstrip("\n"))
+    click.echo(rendered(table, form))
 
 
 main.add_command(statement_command)
@@ -281,11 +271,11 @@ def show_recount(text: str) -> None:
 @main.command()
 @clickhouse_option
 @click.argument("sql")
-@click.option("--format", "form", type=click.Choice(list(RENDERERS)), default="text", show_default=True)
+@form_option
 def query(sql: str, form: str) -> None:
     """Ask ClickHouse something in SQL: the embedded engine has no other client."""
     if _FORMAT_CLAUSE.search(sql):
-        raise PlanError(f"leave FORMAT out of the query: --format takes {', '.join(RENDERERS)}")
+        raise PlanError(f"leave FORMAT out of the query: --format takes {', '.join(FORMS)}")
     client = connect(existing_clickhouse())
     try:
         result = client.query(sql)
@@ -294,7 +284,7 @@ def query(sql: str, form: str) -> None:
     finally:
         client.close()
     table = ReportTable("", tuple(result.column_names), tuple(tuple(row) for row in result.result_rows))
-    click.echo(RENDERERS[form](table).strip("\n"))
+    click.echo(rendered(table, form).lstrip("\n"))
 
 
 @main.command()

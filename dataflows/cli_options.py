@@ -1,8 +1,10 @@
-"""Flags that several commands share. Each stands for an environment variable, and wins over it."""
+"""What several commands share: flags that stand for environment variables, and the forms of a table."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +13,7 @@ import click
 
 from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
 from dataflows.metrics import DEFAULT_HOST, HOST_ENV, PORT_ENV
+from dataflows.report import ReportTable, render_csv, render_json, render_text
 from sinks.clickhouse import ClickHouseAddress, parse_address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -40,6 +43,21 @@ metrics_port_option = _option(
 )
 metrics_host_option = _option("--metrics-host", HOST_ENV, f"on this address, {DEFAULT_HOST} by default")
 
+FORMS = {
+    "text": lambda table: render_text(
+        table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    ),
+    "json": render_json,
+    "csv": render_csv,
+}
+form_option = click.option(
+    "--format", "form", type=click.Choice(list(FORMS)), default="text", show_default=True
+)
+
+
+def rendered(table: ReportTable, form: str) -> str:
+    """A table in one of the `FORMS`."""
+    return FORMS[form](table).rstrip("\n")
 
 def clickhouse_address() -> ClickHouseAddress:
     """The address that the flag or the environment names.

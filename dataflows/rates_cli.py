@@ -10,8 +10,11 @@ from typing import TypeVar
 
 import click
 
+from dataflows.card_report import diff_table
 from dataflows.catalogue import Wanted
 from dataflows.catalogue_file import PACKAGE, make_card, write_card
+from dataflows.cli_options import form_option, rendered
+from dataflows.connections import read_card
 from pricing.settings_keys import Unfit, decimal
 
 T = TypeVar("T")
@@ -79,3 +82,15 @@ def import_command(
         return
     write_card(card, out)
     click.echo(f"{card.entries} entries written to {out}; {len(card.untold)} prices or names are not in it")
+
+
+@rates.command(name="diff")
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@form_option
+def diff_command(old: str, new: str, form: str) -> None:
+    """Show what changes from one rate card to another, and from when on priced events come to something else.
+
+    Each is a rate-card file, or a meterline.yaml whose pricing section is the card.
+    """
+    click.echo(rendered(diff_table(read_card(old), read_card(new)), form))

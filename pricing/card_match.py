@@ -223,3 +223,41 @@ def dimensions_of(entries: Sequence[Entry]) -> tuple[str, ...]:
         for name in DIMENSIONS
         if name == "service_tier" or any(getattr(entry, name) for entry in entries)
     )
+
+
+def may_share_events(left: Entry, right: Entry) -> bool:
+    """Whether both of two entries may apply to one event, however specific they are.
+
+    Of match clauses only the beginnings of names are compared: the answer may be yes for no reason, never no.
+    """
+    return (
+        all(_share_dimension(left, right, name) for name in DIMENSIONS)
+        and _begin(left) < _end(right)
+        and _begin(right) < _end(left)
+        and _share_an_hour(left, right)
+        and _may_share_a_name(left, right)
+    )
+
+
+def _may_share_a_name(left: Entry, right: Entry) -> bool:
+    for one, other in ((left, right), (right, left)):
+        if one.model:
+            return is_of_model(other, one.model)
+    return any(
+        one.startswith(other) or other.startswith(one)
+        for one in _beginnings(left)
+        for other in _beginnings(right)
+    )
+
+
+def _beginnings(entry: Entry) -> list[str]:
+    return [entry.model_prefix] if entry.match is None else _clause_beginnings(entry.match)
+
+
+def _clause_beginnings(clause: Clause) -> list[str]:
+    """Texts with one of which every name begins that satisfies a clause."""
+    if clause.kind == "or":
+        return [text for part in clause.parts for text in _clause_beginnings(part)]
+    if clause.kind == "and":
+        return max(map(_clause_beginnings, clause.parts), key=lambda texts: min(map(len, texts)))
+    return [clause.text] if clause.kind in ("starts_with", "equals") else [""]
