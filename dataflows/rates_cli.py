@@ -15,6 +15,8 @@ from dataflows.catalogue import Wanted
 from dataflows.catalogue_file import PACKAGE, make_card, write_card
 from dataflows.cli_options import form_option, rendered
 from dataflows.connections import read_card
+from dataflows.second_opinion import PACKAGE as SECOND_OPINION
+from dataflows.second_opinion import compare_table
 from pricing.settings_keys import Unfit, decimal
 
 T = TypeVar("T")
@@ -82,6 +84,18 @@ def import_command(
         return
     write_card(card, out)
     click.echo(f"{card.entries} entries written to {out}; {len(card.untold)} prices or names are not in it")
+
+
+@rates.command(name="compare")
+@click.argument("with_", metavar=SECOND_OPINION, type=click.Choice([SECOND_OPINION]))
+@click.option("--card", metavar="FILE", required=True, help="a rate card, or a meterline.yaml")
+@form_option
+def compare_command(with_: str, card: str, form: str) -> None:  # noqa: ARG001  # there is one so far
+    """Show where a card and LiteLLM's price map, as installed, disagree on base rates of today.
+
+    Neither of them need be right: look at the provider's own page for each row.
+    """
+    click.echo(rendered(compare_table(read_card(card), datetime.now(timezone.utc)), form))
 
 
 @rates.command(name="diff")
