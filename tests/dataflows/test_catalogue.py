@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime, time, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ data = pytest.importorskip("genai_prices.data", reason="the catalogue wants Pyth
 types: Any = pytest.importorskip("genai_prices.types")
 FREE_OUTPUT = Wanted(output_rate=Decimal(0))
 MTOK = {"input_mtok": Decimal(2), "output_mtok": Decimal(8)}
+TWICE = {"input_mtok": Decimal(4), "output_mtok": Decimal(8)}
+VIENNA = timezone(timedelta(hours=1))
 NOVEMBER = "2026-11-01T12:00:00+00:00"
 
 
@@ -69,6 +71,10 @@ def cost(found: Imported, name: str, **event: Any) -> Any:
 
 
 TIERED = types.TieredPrices(base=Decimal(2), tiers=[types.Tier(start=199_999, price=Decimal(4))])
+STEEP = types.TieredPrices(
+    base=Decimal(2),
+    tiers=[types.Tier(start=199_999, price=Decimal(4)), types.Tier(start=200_000, price=Decimal(9))],
+)
 DATED = [
     types.ConditionalPrice(prices=types.ModelPrice(**MTOK)),
     types.ConditionalPrice(
@@ -80,6 +86,8 @@ DATED = [
         prices=types.ModelPrice(input_mtok=Decimal("0.5"), output_mtok=Decimal(8)),
     ),
 ]
+ABROAD = types.TimeOfDateConstraint(time(1, tzinfo=VIENNA), time(3, tzinfo=VIENNA))
+BY_EARLY = [DATED[0], types.ConditionalPrice(ABROAD, prices=types.ModelPrice(**TWICE))]
 CHEAP_BATCH = batch(since=date(2026, 10, 14), input_mtok=Decimal(1))
 OFFICE = types.PriceVariant({"route": "eu"}, types.ModelPrice(input_mtok=Decimal(3)))
 
@@ -92,6 +100,8 @@ OFFICE = types.PriceVariant({"route": "eu"}, types.ModelPrice(input_mtok=Decimal
                      "0.399998", id="a tier begins above its start"),
         pytest.param(model("m", input_mtok=TIERED, output_mtok=Decimal(8)), {"input_tokens": 200_000},
                      "0.8", id="and holds for the whole request"),
+        pytest.param(model("m", input_mtok=STEEP, output_mtok=Decimal(8)), {"input_tokens": 200_000},
+                     "0.8", id="the last tier that begins below"),
         pytest.param(model("m", **MTOK, cache_write_mtok=Decimal(3)),
                      {"cache_write_tokens": 1_000_000, "cache_write_1h_tokens": 1_000_000}, "3",
                      id="writes for an hour cost what writes do"),
@@ -100,6 +110,8 @@ OFFICE = types.PriceVariant({"route": "eu"}, types.ModelPrice(input_mtok=Decimal
         pytest.param(model("m", dated=DATED), {"at": "2026-11-01T22:00:00+00:00"}, "0.5", id="by night"),
         pytest.param(model("m", dated=DATED), {"at": "2026-10-31T01:59:59+00:00"}, "0.5", id="over midnight"),
         pytest.param(model("m", dated=DATED), {"at": "2026-11-01T02:00:00+00:00"}, "1", id="until morning"),
+        pytest.param(model("m", dated=BY_EARLY), {"at": "2026-11-01T01:59:00+00:00"}, "4", id="hours abroad"),
+        pytest.param(model("m", dated=BY_EARLY), {"at": "2026-11-01T02:00:00+00:00"}, "2", id="and then"),
         pytest.param(model("m", variants=[CHEAP_BATCH]), {"service_tier": "batch"}, "1", id="a batch"),
         pytest.param(model("m", variants=[CHEAP_BATCH]),
                      {"service_tier": "batch", "at": "2026-10-13T23:59:59+00:00"}, None,
@@ -120,6 +132,39 @@ def test_an_event_costs_what_the_catalogue_says(
     found = import_provider(provider(one), FREE_OUTPUT)
     assert cost(found, "m", **event) == (None if expected is None else Decimal(expected))
     assert found.untold == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        pytest.param(
+            model("m", variants=[CHEAP_BATCH]), 2, id="a date of the batch price is none of the other"
+        ),
+        pytest.param(model("m", dated=DATED), 4, id="hours over midnight, before a date and since"),
+        pytest.param(model("m", starts("m", "n")), 3, id="prefixes, and its own name"),
+    ],
+)
+def test_there_are_no_more_entries_than_need_be(one: Any, expected: int) -> None:
+    assert len(import_provider(provider(one), Wanted()).rules) == expected
+
+
+ENDS = [
+    DATED[0],
+    types.ConditionalPrice(types.StartDateConstraint(date(2026, 6, 1)), prices=types.ModelPrice()),
+]
+COMES_BACK = [
+    *ENDS,
+    types.ConditionalPrice(types.StartDateConstraint(date(2026, 11, 1)), prices=types.ModelPrice(**TWICE)),
+]
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [("2026-05-31T23:59:59+00:00", "2"), ("2026-06-01T00:00:00+00:00", None), (NOVEMBER, "4")],
+)
+def test_a_time_without_a_price_has_none(at: str, expected: str | None) -> None:
+    found = import_provider(provider(model("m", dated=COMES_BACK)), Wanted())
+    assert cost(found, "m", at=at) == (None if expected is None else Decimal(expected))
 
 
 LOOKS_AHEAD = types.ClauseAnd([types.ClauseStartsWith("m"), types.ClauseRegex("^(?!.*-tts)")])
@@ -144,6 +189,7 @@ TOO_LONG = "USD for 1,000,000: for one, that has more than 18 decimal places"
         (model("m", **MTOK, web_searches_kcount=TIERED), 1,
          ["m: the price web_searches_kcount depends on the context"]),
         (model("m", variants=[OFFICE]), 1, ["m: the price for route eu"]),
+        (model("m", match=types.ClauseRegex("^m-(a|b)$")), 0, ["m: names that fit regex ^m-(a|b)$"]),
         (model("m", match=LOOKS_AHEAD), 1, ["m: names that fit '^(?!.*-tts)', which looks around"]),
     ],
 )  # fmt: skip
@@ -152,7 +198,6 @@ def test_what_a_card_cannot_say_is_told(one: Any, entries: int, told: list[str])
     assert (len(found.rules), list(found.untold)) == (entries, told)
 
 
-TWICE = {"input_mtok": Decimal(4), "output_mtok": Decimal(8)}
 FIRST, SECOND, NONE = Decimal(2), Decimal(4), None
 
 
@@ -169,6 +214,10 @@ FIRST, SECOND, NONE = Decimal(2), Decimal(4), None
                      id="the first, though the second has the longer prefix"),
         pytest.param(model("m", types.ClauseContains("mini")), model("x", starts("x-mini"), **TWICE),
                      "x-mini", {}, FIRST, id="a clause before a prefix"),
+        pytest.param(model("m", types.ClauseContains("x-mini")), model("x", starts("x-mi"), **TWICE),
+                     "x-mini", {}, FIRST, id="a clause before a shorter prefix"),
+        pytest.param(model("m-x", dated=ENDS), model("m", starts("m"), **TWICE), "m-x", {}, NONE,
+                     id="a name without a price any more is not another model's"),
         pytest.param(model("m", types.ClauseContains("mini")), model("x", starts("x"), **TWICE), "x-9", {},
                      SECOND, id="a prefix that has nothing to do with it"),
         pytest.param(model("m", dated=types.ModelPrice()), model("x", starts("m-", "m"), **TWICE), "m", {},
@@ -209,6 +258,11 @@ def test_a_prefix_that_prevails_over_an_earlier_clause_is_told() -> None:
         "m: names that fit 'contains mini' (where a later model has their prefix, such as 'x': that prevails)"
     )
     assert found.untold == (told,)
+
+
+def test_free_output_is_free_only_where_nothing_else_is_put_out() -> None:
+    speech = model("m", input_mtok=Decimal(1), output_audio_mtok=Decimal(9))
+    assert import_provider(provider(speech), FREE_OUTPUT).rules == ()
 
 
 def test_models_that_another_provider_lends_are_told() -> None:
