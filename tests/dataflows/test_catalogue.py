@@ -86,7 +86,7 @@ DATED = [
         prices=types.ModelPrice(input_mtok=Decimal("0.5"), output_mtok=Decimal(8)),
     ),
 ]
-ABROAD = types.TimeOfDateConstraint(time(1, tzinfo=VIENNA), time(3, tzinfo=VIENNA))
+ABROAD = types.TimeOfDateConstraint(time(3, tzinfo=VIENNA), time(8, tzinfo=VIENNA))
 BY_EARLY = [DATED[0], types.ConditionalPrice(ABROAD, prices=types.ModelPrice(**TWICE))]
 CHEAP_BATCH = batch(since=date(2026, 10, 14), input_mtok=Decimal(1))
 OFFICE = types.PriceVariant({"route": "eu"}, types.ModelPrice(input_mtok=Decimal(3)))
@@ -110,8 +110,8 @@ OFFICE = types.PriceVariant({"route": "eu"}, types.ModelPrice(input_mtok=Decimal
         pytest.param(model("m", dated=DATED), {"at": "2026-11-01T22:00:00+00:00"}, "0.5", id="by night"),
         pytest.param(model("m", dated=DATED), {"at": "2026-10-31T01:59:59+00:00"}, "0.5", id="over midnight"),
         pytest.param(model("m", dated=DATED), {"at": "2026-11-01T02:00:00+00:00"}, "1", id="until morning"),
-        pytest.param(model("m", dated=BY_EARLY), {"at": "2026-11-01T01:59:00+00:00"}, "4", id="hours abroad"),
-        pytest.param(model("m", dated=BY_EARLY), {"at": "2026-11-01T02:00:00+00:00"}, "2", id="and then"),
+        pytest.param(model("m", dated=BY_EARLY), {"at": "2026-11-01T02:00:00+00:00"}, "4", id="hours abroad"),
+        pytest.param(model("m", dated=BY_EARLY), {"at": "2026-11-01T07:00:00+00:00"}, "2", id="and then"),
         pytest.param(model("m", variants=[CHEAP_BATCH]), {"service_tier": "batch"}, "1", id="a batch"),
         pytest.param(model("m", variants=[CHEAP_BATCH]),
                      {"service_tier": "batch", "at": "2026-10-13T23:59:59+00:00"}, None,
