@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import polars as pl
-
 from metering.event import LABEL_CHARS_MAX
-from pricing.card_entry import REGEX_CHARS_MAX
+from pricing.card_entry import read_rule
 from pricing.card_values import Clause
+from pricing.settings_keys import Section
+from pricing.settings_yaml import Problem
 
 _LIKE = {
     "starts_with": "(?i)^{}",
@@ -197,12 +197,11 @@ def _clause(source: Any, *, capitals: bool) -> Clause:
 
 
 def _pattern(text: str) -> str:
-    try:
-        pl.Series([""]).str.contains(text)
-    except pl.exceptions.ComputeError:
-        raise _Unsaid(f"names that fit {text!r}, which looks around") from None
-    if len(text) > REGEX_CHARS_MAX:
-        raise _Unsaid(f"names that fit a pattern of {len(text)} characters")
+    """A pattern that a card takes, as the reader of cards has it."""
+    problems: list[Problem] = []
+    read_rule(Section("", {"match": {"regex": text}, "input_rate": "0", "output_rate": "0"}, problems))
+    if problems:
+        raise _Unsaid(f"names that fit {text!r}, because a pattern {problems[0].sentence}")
     return text
 
 

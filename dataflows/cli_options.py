@@ -59,6 +59,7 @@ def rendered(table: ReportTable, form: str) -> str:
     """A table in one of the `FORMS`."""
     return FORMS[form](table).rstrip("\n")
 
+
 def clickhouse_address() -> ClickHouseAddress:
     """The address that the flag or the environment names.
 
