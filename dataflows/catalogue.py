@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
-from dataflows.catalogue_names import Named, Term, name_models, shadows
+from dataflows.catalogue_names import Named, Term, collisions, name_models, shadows
 from pricing.card_values import MODALITIES, Clause, ContextTier, Rule, TimeOfDay
 from pricing.money import USD_SCALE
 
@@ -90,7 +90,7 @@ class _Unsaid(ValueError):
 def import_provider(provider: Any, wanted: Wanted) -> Imported:
     """Entries for the wanted models of a provider; no entry is for a name that is another model's."""
     named = name_models(provider.models)
-    untold: list[str] = []
+    untold = [f"{provider.id}: {told}" for told in collisions(named)]
     if provider.fallback_model_providers:
         lenders = ", ".join(provider.fallback_model_providers)
         untold.append(f"{provider.id}: models that the catalogue prices as those of {lenders}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from metering.event import LABEL_CHARS_MAX
@@ -86,21 +86,28 @@ def name_models(models: Sequence[Any]) -> list[Named]:
             else:
                 untold.append(f"{term} (so may an earlier model: {told})")
         found.append(Named(model, tuple(kept.values()), tuple(untold)))
-    return [_with_collisions(one, found[place + 1 :]) for place, one in enumerate(found)]
+    return found
 
 
-def _with_collisions(one: Named, later: Sequence[Named]) -> Named:
-    """Tells of names that fit a clause of an earlier model and have the prefix of a later one.
+def collisions(named: Sequence[Named]) -> list[str]:
+    """A sentence, if any, on names that fit a clause of an earlier model and have the prefix of a later one.
 
-    Those prefixes say nothing of the clause's text, so such names are unlikely; the prefix prevails.
+    Those prefixes say nothing of the clause's text, so such names are unlikely; in a card the prefix
+    prevails.
     """
-    prefix = next((term for other in later for term in other.terms if term.rank == _PREFIX), None)
-    told = [
-        f"{term} (where a later model has their prefix, such as {prefix.text!r}: that prevails)"
-        for term in one.terms
-        if prefix is not None and term.rank == _MATCH and _kind(term.source)[0] in ("contains", "ends_with")
-    ]
-    return replace(one, untold=(*one.untold, *told))
+    clauses: list[Term] = []
+    prefix: Term | None = None
+    for place, one in enumerate(named):
+        later = [term for other in named[place + 1 :] for term in other.terms if term.rank == _PREFIX]
+        if later:
+            kinds = ("contains", "ends_with")
+            clauses += [term for term in one.terms if term.rank == _MATCH and _kind(term.source)[0] in kinds]
+            prefix = later[0]
+    if not clauses or prefix is None:
+        return []
+    fit = f"names that fit a clause such as {clauses[0].text!r} ({len(clauses)} in all)"
+    begin = f"begin as those of a later model do, such as {prefix.text!r}"
+    return [f"what the catalogue says of {fit} and {begin}: they have the later one's price"]
 
 
 def shadows(term: Term, others: Sequence[Term]) -> list[Term]:

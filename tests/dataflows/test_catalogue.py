@@ -258,10 +258,11 @@ def test_a_prefix_that_prevails_over_an_earlier_clause_is_told() -> None:
         provider(model("m", types.ClauseContains("mini")), model("x", starts("x"), **TWICE)), Wanted()
     )
     assert (cost(found, "x-mini"), cost(found, "a-mini")) == (SECOND, FIRST)
-    told = (
-        "m: names that fit 'contains mini' (where a later model has their prefix, such as 'x': that prevails)"
+    fit = "names that fit a clause such as 'contains mini' (1 in all)"
+    begin = "begin as those of a later model do, such as 'x'"
+    assert found.untold == (
+        f"p: what the catalogue says of {fit} and {begin}: they have the later one's price",
     )
-    assert found.untold == (told,)
 
 
 def test_free_output_is_free_only_where_nothing_else_is_put_out() -> None:
