@@ -33,6 +33,7 @@ from dataflows.cli_options import (
     source_option,
     state_option,
 )
+from dataflows.cli_rates import rates
 from dataflows.cli_run import run_command, worker_command
 from dataflows.cli_statement import statement_command
 from dataflows.connections import (
@@ -44,7 +45,6 @@ from dataflows.connections import (
 )
 from dataflows.demo import run_demo
 from dataflows.kafka_source import parse_topic
-from dataflows.rates_cli import rates
 from dataflows.report import (
     DIMENSIONS,
     REPORTS,
