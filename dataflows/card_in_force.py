@@ -14,11 +14,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeAlias
 
 from dataflows.connections import PlanError, read_settings
 from dataflows.counters import PROCESS
+from pricing.card_diff import changes, repriced_from_ms
 from pricing.rate_card import RateCard, compile_card
 from pricing.settings import InvalidSettings, Settings
 
@@ -99,7 +101,22 @@ class CardInForce:
                 "another rate card is in force",
                 extra={"version": self._card.version, "before": before.version},
             )
+            self._tell_if_repriced(before)
             self._on_taken()
+
+    def _tell_if_repriced(self, before: RateCard) -> None:
+        """What is published keeps its rating, until somebody re-rates it."""
+        from_ms = repriced_from_ms(changes(before, self._card))
+        if from_ms is None or from_ms > PROCESS.event_time_ms:
+            return
+        since = datetime.fromtimestamp(from_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")
+        _log.warning(
+            "the new rate card also changes what events from %s on come to; those that are published keep "
+            "their rating: meterline rerate --from %s --card %s shows the difference",
+            since,
+            since,
+            self._config,
+        )
 
 
 def card_of(settings: Settings) -> RateCard:

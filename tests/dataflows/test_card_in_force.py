@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,33 @@ def test_what_is_no_card_waits_for_a_restart(running: Running, caplog: pytest.Lo
     running.write("meterline.yaml", CONFIG.format(rate="0.003", more=more))
     assert [running.version() for _ in range(2)] == [running.first, running.on_disk()]
     assert "takes effect at a restart" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("more", "seen", "told"),
+    [
+        ("effective_until: 2026-03-01T00:00:00Z", "2026-03-02", "2026-03-01T00:00:00.000+00:00"),
+        ("effective_until: 2026-03-01T00:00:00Z", "2026-02-28", ""),
+        ("multiplier: 2", "2026-02-28", "1970-01-01T00:00:00.000+00:00"),
+        ("multiplier: 1", "2026-02-28", ""),
+    ],
+    ids=["from a date that is read", "from one to come", "from the beginning", "nothing"],
+)
+def test_a_card_that_reprices_what_is_published_says_so(
+    running: Running,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    more: str,
+    seen: str,
+    told: str,
+) -> None:
+    newest = datetime.fromisoformat(f"{seen}T00:00:00+00:00")
+    monkeypatch.setattr(PROCESS, "event_time_ms", int(newest.timestamp() * 1000))
+    running.write(
+        "meterline.yaml",
+        f"pricing: {{cards: [cards], rules: [{{model: a, input_rate: 0.001, output_rate: 0, {more}}}]}}",
+    )
+    for _ in range(2):
+        running.version()
+    warned = [record.getMessage() for record in caplog.records if "rerate" in record.getMessage()]
+    assert [f"--from {told} --card" in text for text in warned] == [True] * bool(told)
