@@ -73,7 +73,7 @@ _COLUMNS = """
 
 
 def rows_sql(total: int, begin: int, end: int) -> str:
-    """Rows of `priced_events`, in the order of its columns: the events `[begin, end)` of `total`."""
+    """Rows of `priced_events`, in the order of its columns, without `rating`: events `[begin, end)`."""
     return f"{_figures(total)} SELECT {_COLUMNS} FROM numbers({begin}, {end - begin})"  # noqa: S608  # constants and numbers
 
 

@@ -43,6 +43,12 @@ MONDAY = [
 TUESDAY = [("2026-03-17", "acme", "big", 1, 1, 300, "0.5", "0.25", "-0.25", "-100")]
 WITH_LATE = [("2026-03-16", "acme", "big", 3, 2, 700, "1.75", "2.75", "1", "36.3636"), MONDAY[1]]
 WITHOUT_ACME = [MONDAY[1]]
+RATED = [("2026-03-16", "acme", "big", 2, 1, 300, "1.25", "2", "0.75", "37.5"), MONDAY[1]]
+# On tuesday two adjustments of monday's events were booked: one meets events of the same kind, one does not.
+ADJUSTED = [
+    ("2026-03-17", "acme", "big", 1, 1, 300, "0.5", "0.5", "0", "0"),
+    ("2026-03-17", "zenith", "small", 0, 0, 0, "-0.000000000001", "0", "0.000000000001", None),
+]
 
 
 @pytest.fixture
@@ -84,6 +90,24 @@ def cut_short(client: Client) -> None:
     client.command("OPTIMIZE TABLE margin_rollup FINAL")
 
 
+def re_rate(client: Client) -> None:
+    """The first event of monday costs and yields more by re-rating number 1."""
+    client.command(
+        "INSERT INTO priced_events SELECT * REPLACE (toDecimal128('1', 12) AS cost,"
+        " toDecimal128('2', 12) AS price, 1 AS rating) FROM usage"
+        " WHERE tenant_id = 'acme' AND idempotency_key = 'a'"
+    )
+
+
+def adjust(client: Client) -> None:
+    client.command(
+        "INSERT INTO adjustments (booked_on, tenant_id, idempotency_key, timestamp, rating, model,"
+        " delta_cost, delta_price) VALUES"
+        " ('2026-03-17', 'acme', 'a', '2026-03-16 09:00:00.000', 1, 'big', 0, '0.25'),"
+        " ('2026-03-17', 'zenith', 'a', '2026-03-16 11:00:00.000', 1, 'small', '-0.000000000001', 0)"
+    )
+
+
 def take(client: Client, step: str) -> None:
     if step in TABLE_ROWS:
         insert(client, step)
@@ -94,7 +118,8 @@ def take(client: Client, step: str) -> None:
         )
         client.command("SYSTEM STOP MERGES priced_events")
     else:
-        {"merge": merge, "roll up": roll_up, "cut short": cut_short}[step](client)
+        steps = {"merge": merge, "roll up": roll_up, "cut short": cut_short}
+        {**steps, "re-rate": re_rate, "adjust": adjust}[step](client)
 
 
 def margin(client: Client) -> list[tuple[Any, ...]]:
@@ -106,7 +131,7 @@ def margin(client: Client) -> list[tuple[Any, ...]]:
 
 
 def exact(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return [(*row[:6], *(Decimal(amount) for amount in row[6:])) for row in rows]
+    return [(*row[:6], *(amount and Decimal(amount) for amount in row[6:])) for row in rows]
 
 
 def days_rolled(client: Client) -> int:
@@ -134,6 +159,15 @@ def days_rolled(client: Client) -> int:
         ("monday, roll up, delete acme, roll up", 1, WITHOUT_ACME),
         ("monday, roll up, cut short", 0, MONDAY),
         ("monday, roll up, cut short, roll up", 1, MONDAY),
+        ("monday, re-rate", 0, RATED),
+        ("monday, roll up, re-rate", 0, RATED),
+        ("monday, re-rate, merge, roll up", 1, RATED),
+        ("monday, re-rate, monday", 0, RATED),
+        ("monday, re-rate, merge, monday, merge, roll up", 1, RATED),
+        ("monday, tuesday, adjust", 0, MONDAY + ADJUSTED),
+        ("monday, tuesday, adjust, adjust", 0, MONDAY + ADJUSTED),
+        ("monday, tuesday, roll up, adjust", 2, MONDAY + ADJUSTED),
+        ("monday, adjust, tuesday, merge, roll up", 2, MONDAY + ADJUSTED),
     ],
 )
 def test_the_rollup_changes_no_answer(
@@ -179,39 +213,72 @@ def test_a_query_amid_replays_merges_and_rollups_sees_each_event_once(
     assert seen == {(3, Decimal("0.750000000003"))}
 
 
-MOVE = [
-    (one.number, statement) for one in migrations() if 4 <= one.number <= 6 for statement in one.statements
+def move_of(first: int, last: int) -> list[tuple[int, str]]:
+    """The statements of some migrations, each with the number of its file."""
+    return [
+        (one.number, statement)
+        for one in migrations()
+        if first <= one.number <= last
+        for statement in one.statements
+    ]
+
+
+MOVES = {"to days": move_of(4, 6), "to ratings": move_of(10, 12)}
+# Of the last file only the drop moves anything: what it makes besides is made again whole.
+CUTS = [
+    *(("to days", statements) for statements in range(len(MOVES["to days"]) + 1)),
+    *(("to ratings", statements) for statements in range(len(move_of(10, 11)) + 3)),
+    ("to ratings", len(MOVES["to ratings"])),
 ]
 
 
-@pytest.mark.parametrize("before_crash", range(len(MOVE) + 1))
-def test_rows_by_month_move_to_days_wherever_the_move_is_cut(clickhouse_url: str, before_crash: int) -> None:
+@pytest.mark.parametrize(("move", "before_crash"), CUTS)
+def test_rows_move_to_another_table_wherever_the_move_is_cut(
+    clickhouse_url: str, move: str, before_crash: int
+) -> None:
     with connect(parse_address(clickhouse_url)) as client:
-        by_month = [one for one in migrations() if one.number < 4]
-        for statement in (statement for one in by_month for statement in one.statements):
-            client.command(statement)
+        first = MOVES[move][0][0]
+        for one in migrations():
+            for statement in one.statements if one.number < first else ():
+                client.command(statement)
         insert(client, "monday")
         insert(client, "monday")
         insert(client, "tuesday")
-        migrate_until(client, before_crash)
+        migrate_until(client, MOVES[move], before_crash)
         migrate(client)
         assert margin(client) == exact(MONDAY + TUESDAY)
         days = "SELECT DISTINCT _partition_id FROM priced_events ORDER BY ALL"
         assert client.query(days).result_rows == [("20260316",), ("20260317",)]
 
 
-def migrate_until(client: Client, statements: int) -> None:
-    """What `migrate` does, up to a crash after so many statements of the move."""
+def test_after_the_move_to_ratings_no_day_is_taken_from_sums_of_the_table_before(clickhouse_url: str) -> None:
+    with connect(parse_address(clickhouse_url)) as client:
+        for one in migrations():
+            for statement in one.statements if one.number < 10 else ():
+                client.command(statement)
+        client.command("SYSTEM STOP VIEW margin_rollup_refresh")
+        insert(client, "monday")
+        insert(client, "late")
+        roll_up(client)
+        migrate_until(client, MOVES["to ratings"], 0)
+        migrate(client)
+        client.command("SYSTEM STOP VIEW margin_rollup_refresh")
+        assert client.query("SELECT count() FROM margin_builds").result_rows == [(0,)]
+        assert margin(client) == exact(WITH_LATE)
+
+
+def migrate_until(client: Client, move: list[tuple[int, str]], statements: int) -> None:
+    """What `migrate` does, up to a crash after so many statements of the move; what comes before is done."""
     client.command(
         "CREATE TABLE schema_migrations"
         " (number UInt32, name String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))"
         " ENGINE = ReplacingMergeTree ORDER BY number"
     )
-    begun = {number for number, _ in MOVE[:statements]}
-    finished = {number for number in begun if statements == len(MOVE) or MOVE[statements][0] != number}
-    for _, statement in MOVE[:statements]:
+    begun = {number for number, _ in move[:statements]}
+    finished = {number for number in begun if statements == len(move) or move[statements][0] != number}
+    for _, statement in move[:statements]:
         client.command(statement)
-    for number in sorted({1, 2, 3} | finished):
+    for number in sorted({*range(1, move[0][0]), *finished}):
         client.command(
             "INSERT INTO schema_migrations (number, name) VALUES ({number:UInt32}, 'applied')",
             parameters={"number": number},
