@@ -20,7 +20,7 @@ from benchmarks.isolation import run_alone
 from benchmarks.plots import draw
 from benchmarks.report import Size, as_json, as_markdown
 
-BENCHMARKS: tuple[str, ...] = ("throughput", "workers", "latency", "state", "rating", "queries")
+BENCHMARKS: tuple[str, ...] = ("throughput", "workers", "latency", "state", "rating", "queries", "simulate")
 RESULTS = Path("bench-results")
 
 

@@ -89,7 +89,8 @@ def run(size: Size) -> Section:
 
 
 @contextlib.contextmanager
-def _database() -> Iterator[Client]:
+def database() -> Iterator[Client]:
+    """An embedded one of its own, whose rollup waits to be asked."""
     with tempfile.TemporaryDirectory(prefix="meterline-queries-") as directory:
         client = connect(parse_address(f"chdb://{Path(directory).resolve()}/ch"))
         try:
@@ -103,13 +104,13 @@ def _database() -> Iterator[Client]:
 
 def _measure(rows: int) -> Measured:
     found = Measured(rows)
-    with _database() as client:
+    with database() as client:
         client.command("SYSTEM STOP MERGES priced_events")
         _fill(client, rows)
         expected = client.query(sums_sql(rows)).result_rows[0]
         _time_queries(client, "unmerged", found, expected, 2)
         client.command("SYSTEM START MERGES priced_events")
-        _merge(client)
+        merge(client)
         _time_queries(client, "merged", found, expected, 2)
         found.bytes_per_row, found.columns = _stored(client)
         started = time.monotonic()
@@ -118,7 +119,7 @@ def _measure(rows: int) -> Measured:
         found.rollup_seconds = time.monotonic() - started
         newest = max(0, rows - rows // 180)
         for begin in range(newest, rows, max(1, (rows - newest) // 8)):
-            _insert_rows(client, rows, begin, min(rows, begin + (rows - newest) // 8))
+            insert_rows(client, rows, begin, min(rows, begin + (rows - newest) // 8))
         _time_queries(client, "settled", found, expected, _REPETITIONS)
         found.groups = client.query("SELECT count() FROM margin_daily").result_rows[0][0]
     return found
@@ -127,13 +128,14 @@ def _measure(rows: int) -> Measured:
 def _fill(client: Client, rows: int) -> None:
     """All rows in order of arrival, and each hundredth stretch of them once more."""
     for begin in range(0, rows, CHUNK_ROWS):
-        _insert_rows(client, rows, begin, min(rows, begin + CHUNK_ROWS))
+        insert_rows(client, rows, begin, min(rows, begin + CHUNK_ROWS))
     stretch = max(1, rows // 1_000)
     for begin in range(0, rows, rows // 10):
-        _insert_rows(client, rows, begin, begin + stretch)
+        insert_rows(client, rows, begin, begin + stretch)
 
 
-def _insert_rows(client: Client, total: int, begin: int, end: int) -> None:
+def insert_rows(client: Client, total: int, begin: int, end: int) -> None:
+    """The events `[begin, end)` of `total`."""
     client.command(
         f"INSERT INTO priced_events (* EXCEPT (rating)) {rows_sql(total, begin, end)}"
         " SETTINGS max_insert_threads = 1, max_partitions_per_insert_block = 0"
@@ -169,7 +171,7 @@ def _parts(client: Client) -> int:
     return count
 
 
-def _merge(client: Client) -> None:
+def merge(client: Client) -> None:
     """One part a day; a merge that is under way makes OPTIMIZE pass over its day, hence the repetition."""
     for _ in range(_REFRESHES_MAX):
         client.command("OPTIMIZE TABLE priced_events FINAL")
@@ -209,7 +211,7 @@ def _inserts(blocks: int) -> dict[str, list[float]]:
     first = migrations()[0].statements[0].replace("priced_events", "first_schema", 1)
     seconds: dict[str, list[float]] = {"priced_events": [], "first_schema": []}
     total = 100_000_000
-    with _database() as client:
+    with database() as client:
         client.command(first)
         for table in seconds:  # which merges fall into whose inserts would be chance
             client.command(f"SYSTEM STOP MERGES {table}")

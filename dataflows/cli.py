@@ -30,10 +30,12 @@ from dataflows.cli_options import (
     existing_clickhouse,
     form_option,
     rendered,
+    show_progress,
     source_option,
     state_option,
 )
 from dataflows.cli_rates import rates
+from dataflows.cli_rating import COMMANDS
 from dataflows.cli_run import run_command, worker_command
 from dataflows.cli_statement import statement_command
 from dataflows.connections import (
@@ -251,7 +253,7 @@ def audit_command() -> None:
     try:
         migrate(client)
         hours = settings.metering.idempotency_window_hours
-        for check in audit(client, topic, thresholds(settings), hours, show_recount):
+        for check in audit(client, topic, thresholds(settings), hours, show_progress):
             found.append(check)
             mark = "BROKEN" if not check.ok else "open  " if check.unproved else "ok    "
             click.echo(f"{mark} {check.name}: {check.detail}")
@@ -260,12 +262,6 @@ def audit_command() -> None:
     click.echo(verdict(found))
     if not all(check.ok for check in found):
         sys.exit(EXIT_AUDIT_BROKEN)
-
-
-def show_recount(text: str) -> None:
-    """Keep one line of progress on a terminal."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}\r", nl=False, err=True)
 
 
 @main.command()
@@ -299,6 +295,8 @@ def demo(directory: Path, events: int, seed: int) -> None:
 
 
 main.add_command(rates)
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

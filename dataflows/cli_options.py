@@ -1,4 +1,4 @@
-"""What several commands share: flags that stand for environment variables, and the forms of a table."""
+"""What several commands share: flags, the ClickHouse that they name, and the forms of a table."""
 
 from __future__ import annotations
 
@@ -93,3 +93,26 @@ EXIT_FAILED = 1
 def say(text: str) -> None:
     """One line for the person at the terminal, beside the output."""
     click.echo(text, err=True)
+
+
+FORMS = {
+    "text": lambda table: render_text(
+        table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    ),
+    "json": render_json,
+    "csv": render_csv,
+}
+form_option = click.option(
+    "--format", "form", type=click.Choice(list(FORMS)), default="text", show_default=True
+)
+
+
+def rendered(table: ReportTable, form: str) -> str:
+    """A table in one of the `FORMS`."""
+    return FORMS[form](table).rstrip("\n")
+
+
+def show_progress(text: str) -> None:
+    """Keep one line of progress on a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}\r", nl=False, err=True)

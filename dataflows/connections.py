@@ -60,12 +60,19 @@ def read_settings(path: str) -> Settings:
         PlanError: a file cannot be read.
         InvalidSettings: with every problem in them.
     """
-    text = _text_of(Path(path), "config file")
+    return load_settings(*config_texts(path, "config file"))
+
+
+def config_texts(path: str, what: str) -> tuple[str, list[tuple[str, str]]]:
+    """The text of a file that may have a `pricing` section; name and text of the rate cards that it names.
+
+    Raises:
+        PlanError: a file cannot be read; `what` says what the first one is.
+    """
+    text = _text_of(Path(path), what)
     beside = Path(path).parent
     files = [file for name in card_names(text) for file in _card_files(beside / name)]
-    return load_settings(
-        text, [(os.path.relpath(file, beside), _text_of(file, "rate card")) for file in files]
-    )
+    return text, [(os.path.relpath(file, beside), _text_of(file, "rate card")) for file in files]
 
 
 def read_card(path: str) -> RateCard:

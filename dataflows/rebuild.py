@@ -6,8 +6,9 @@ from the oldest message that the topic still has, or from the beginning of the f
 card of now. A file that is away goes on where it was, should it come back.
 
 Keys come from the rows of the dedupe window, with the position at which each was first seen: read again
-there, an event is itself and no copy. Sums come from the rows below the positions, thresholds from the alerts
-raised; alerts that nobody was sent are handed over again. Watermarks are the latest event time of each input.
+there, an event is itself and no copy. Sums come from the rows below the positions, at the prices that were
+charged before any re-rating, thresholds from the alerts raised; alerts that nobody was sent are handed over
+again. Watermarks are the latest event time of each input.
 
 Sums are published as a new generation (`sinks.spend_sums`): those that stood in ClickHouse may have been
 wrong, and the last ones of the old state may never have come there.
@@ -35,6 +36,7 @@ from dataflows.dedupe import UInt64s, entries_of, times_of
 from dataflows.file_source import BYTES_UNKNOWN, FileState
 from dataflows.operators import ShardLog, Watermarks, versions_of, windows_to_bytes
 from dataflows.rebuild_positions import Resume, resumes_of, resumes_of_absent, settled_inputs, watermarks_of
+from dataflows.rerate_log import refuse_while_another_runs
 from dataflows.seeding import States, seed
 from dataflows.segments import fsync_directory
 from dataflows.start import Job, begin, make_ready
@@ -144,6 +146,11 @@ def prepare_rebuilt(environment: Mapping[str, str], say: Callable[[str], None]) 
     """
     ready = make_ready(environment)
     plan = ready.plan
+    client = connect(plan.clickhouse)
+    try:
+        refuse_while_another_runs(client)  # what was charged cannot be told amid it
+    finally:
+        client.close()
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
     aside = set_aside(plan.state_dir, stamp)
     if aside is not None:
@@ -247,10 +254,11 @@ def _books(job: Job, client: Client, resumes: tuple[Resume, ...], marks: Waterma
     inputs |= {(one.partition.source, one.partition.number): one.next_offset for one in resumes}
     found = client.query_arrow(
         """
-        SELECT u.tenant_id AS tenant_id, u.feature_id AS feature_id, sum(u.price) AS price, count() AS events,
+        SELECT u.tenant_id AS tenant_id, u.feature_id AS feature_id, sum(u.price) AS price,
+            sum(u.events) AS events,
             toUnixTimestamp(toStartOfInterval(u.timestamp, INTERVAL 15 MINUTE)) AS quarter
-        FROM usage AS u
-        WHERE NOT late AND u.timestamp >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
+        FROM charges AS u
+        WHERE u.timestamp >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
             AND source_offset < transform(concat(source, '/', toString(source_partition)),
                 {names:Array(String)}, {offsets:Array(UInt64)}, toUInt64(18446744073709551615))
         GROUP BY tenant_id, feature_id, quarter

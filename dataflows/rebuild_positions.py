@@ -31,7 +31,7 @@ class Resume:
     missing: int = 0
     """Lines that were read and have no row in ClickHouse."""
     repriced: int = 0
-    """Rows that are read again and were priced by another rate card than that of now."""
+    """Rows that are read again, were priced by another rate card than that of now and not re-rated since."""
 
     @property
     def of_file(self) -> bool:
@@ -122,7 +122,7 @@ def resumes_of_absent(job: Job, client: Client, absent: Iterable[tuple[str, int]
 def _priced_by_another(client: Client, one: Partition, offset: int, version: str) -> int:
     rows = client.query(
         "SELECT count() FROM usage WHERE source = {source:String} AND source_partition = {number:UInt32}"
-        " AND source_offset >= {offset:UInt64} AND rate_card_version != {version:String}",
+        " AND source_offset >= {offset:UInt64} AND rate_card_version != {version:String} AND rating = 0",
         parameters={"source": one.source, "number": one.number, "offset": offset, "version": version},
     ).result_rows
     return int(rows[0][0])

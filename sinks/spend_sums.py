@@ -20,12 +20,12 @@ FROM (SELECT * FROM spend_sums FINAL) AS w
 LEFT JOIN
 (
     SELECT s.tenant_id AS tenant_id, s.feature_id AS feature_id, s.window_kind AS window_kind,
-        s.window_start AS window_start, sum(r.price) AS spend, count() AS events
+        s.window_start AS window_start, sum(r.price) AS spend, sum(r.events) AS events
     FROM
     (
         SELECT tenant_id, arrayJoin(['', feature_id]) AS scope, arrayJoin(['day', 'month']) AS kind,
-            timestamp, price
-        FROM usage WHERE NOT late
+            timestamp, price, events
+        FROM charges
     ) AS r
     ASOF JOIN (SELECT * FROM spend_sums FINAL) AS s
     ON r.tenant_id = s.tenant_id AND r.scope = s.feature_id AND r.kind = s.window_kind
@@ -45,7 +45,7 @@ def newest_generation(client: Client) -> int:
 
 
 def sum_again(client: Client, generation: int) -> None:
-    """Sum the rows of `usage` into each window that there is, as a new generation. Caps stay as they were.
+    """Sum what was charged into each window that there is, as a new generation. Caps stay as they were.
 
     Memory: a row for each window, in ClickHouse.
     """

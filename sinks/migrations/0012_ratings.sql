@@ -2,7 +2,7 @@ DROP TABLE IF EXISTS priced_events_without_rating;
 
 -- What happened to a re-rating, step by step: 0 it wants to begin, 1 it has begun and will be finished, 2 it is applied,
 -- 3 it was taken back before it began. All rows of one re-rating say the same, but for the step and what is known by then.
--- `card` is the text of the rate card and `closed` the months (first days) that were closed when it began: whoever finishes
+-- `card` has name and text of the files of the rate card, `closed` the months (first days) that were closed: whoever finishes
 -- it needs nothing else. Deltas and `events` are of what was changed, `unpriced` counts events that kept their rating.
 CREATE TABLE IF NOT EXISTS rerate_log
 (
@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS rerate_log
     tenant_id         String,
     model             String,
     rate_card_version String,
-    card              String,
+    card              Array(Tuple(String, String)),
     closed            Array(Date),
     booked_on         Date,
     events            UInt64,
@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS rerate_log
     unpriced          UInt64,
     delta_cost        Decimal(38, 12),
     delta_price       Decimal(38, 12),
-    delta_credits     Decimal(38, 12)
+    delta_credits     Decimal(38, 12),
+    noted_at          DateTime64(3, 'UTC') DEFAULT now64(3)
 )
 ENGINE = ReplacingMergeTree(step)
 ORDER BY (rating, rerate_id)
@@ -84,20 +85,22 @@ SETTINGS non_replicated_deduplication_window = 10000,
 -- Differences that were booked on a later day, because the month of the event was closed. One of each event and re-rating.
 CREATE TABLE IF NOT EXISTS adjustments
 (
-    booked_on       Date,
-    tenant_id       String,
-    idempotency_key String CODEC(ZSTD(1)),
-    timestamp       DateTime64(3, 'UTC') CODEC(T64, ZSTD(1)),
-    rating          UInt32,
-    rerate_id       LowCardinality(String),
-    feature_id      LowCardinality(String),
-    provider        LowCardinality(String),
-    model           LowCardinality(String),
-    model_version   LowCardinality(String),
-    delta_cost      Decimal(38, 12) CODEC(ZSTD(1)),
-    delta_price     Decimal(38, 12) CODEC(ZSTD(1)),
-    delta_credits   Decimal(38, 12) CODEC(ZSTD(1)),
-    booked_at       DateTime64(3, 'UTC')
+    booked_on         Date,
+    tenant_id         String,
+    idempotency_key   String CODEC(ZSTD(1)),
+    timestamp         DateTime64(3, 'UTC') CODEC(T64, ZSTD(1)),
+    rating            UInt32,
+    rerate_id         LowCardinality(String),
+    feature_id        LowCardinality(String),
+    provider          LowCardinality(String),
+    model             LowCardinality(String),
+    model_version     LowCardinality(String),
+    delta_cost        Decimal(38, 12) CODEC(ZSTD(1)),
+    delta_price       Decimal(38, 12) CODEC(ZSTD(1)),
+    delta_credits     Decimal(38, 12) CODEC(ZSTD(1)),
+    multiplier        Decimal(38, 12) CODEC(ZSTD(1)),
+    rate_card_version LowCardinality(String),
+    booked_at         DateTime64(3, 'UTC')
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(booked_on)
@@ -132,7 +135,7 @@ FROM period_changes FINAL
 WHERE closed;
 
 CREATE OR REPLACE VIEW rerates AS
-SELECT * EXCEPT (step)
+SELECT * EXCEPT (step, noted_at)
 FROM rerate_log FINAL
 WHERE step IN (1, 2);
 
