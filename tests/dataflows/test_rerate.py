@@ -42,9 +42,10 @@ def client(clickhouse_url: str) -> Iterator[Client]:
         yield opened
 
 
-@pytest.fixture(autouse=True, params=[6, 1_000], ids=["small pages", "one page"])
-def _pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repricing, "PAGE_ROWS", request.param)
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some days together, and of a stretch of the day that has most."""
+    monkeypatch.setattr(repricing, "PAGE_ROWS", 6)
 
 
 def quiet(_: str) -> None:
@@ -74,7 +75,11 @@ def sums(client: Client) -> tuple[Decimal, ...]:
     return tuple(rows[0])
 
 
-def test_usage_shows_what_the_auditor_makes_of_the_new_card(client: Client) -> None:
+@pytest.mark.parametrize("page_rows", [1, 2, 6, 100])
+def test_usage_shows_what_the_auditor_makes_of_the_new_card(
+    client: Client, monkeypatch: pytest.MonkeyPatch, page_rows: int
+) -> None:
+    monkeypatch.setattr(repricing, "PAGE_ROWS", page_rows)
     assert standing(client) == audited(HISTORY, OLD)
     effect = rerate(client, NEW)
     assert standing(client) == before_and_after()
@@ -237,7 +242,6 @@ def what_it_came_to(client: Client) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("_pages", [6], indirect=True, ids=["small pages"])
 @pytest.mark.parametrize("when", ["before", "amid"])
 def test_cut_off_anywhere_and_finished_it_is_as_if_it_never_was(
     client: Client, monkeypatch: pytest.MonkeyPatch, when: str

@@ -47,9 +47,10 @@ def client(clickhouse_url: str) -> Iterator[Client]:
         yield opened
 
 
-@pytest.fixture(autouse=True, params=[6, 1_000], ids=["small pages", "one page"])
-def _pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repricing, "PAGE_ROWS", request.param)
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some days together, and of a stretch of the day that has most."""
+    monkeypatch.setattr(repricing, "PAGE_ROWS", 6)
 
 
 def quiet(_: str) -> None:
