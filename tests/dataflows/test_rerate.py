@@ -25,6 +25,7 @@ from tests.dataflows.priced import (
     OLD,
     audited,
     card,
+    event,
     only,
     price,
     standing,
@@ -87,6 +88,28 @@ def test_usage_shows_what_the_auditor_makes_of_the_new_card(
     assert list(remarks(effect, (), date(2026, 3, 17))) == [
         "1 events keep their rating: the rate card has no rate for model gone of provider "
     ]
+
+
+RICH = """
+rules:
+  - {model: big, input_rate: 0.0000049, output_rate: 0.000016, effective_until: 2026-03-01T00:00:00Z}
+  - model: big
+    input_rate: 0.000003
+    output_rate: 0.000011
+    multiplier: 1.1
+    effective_from: 2026-03-01T00:00:00Z
+    context_tiers: [{above: 1000, input_rate: 0.000001, output_rate: 0.000002}]
+    units: {searches: {rate: SEARCH}}
+  - {model_prefix: s, input_rate: 0.000002, output_rate: 0.000003}
+"""
+
+
+def test_dates_tiers_patterns_and_units_hold_for_what_is_priced_already(client: Client) -> None:
+    searched = event("searched", attributes={"unit.searches": "3"})
+    price(client, [searched], RICH.replace("SEARCH", "0.005"))
+    dearer = RICH.replace("SEARCH", "0.007")
+    rerate(client, dearer)
+    assert standing(client) == {**audited(HISTORY, OLD), **audited([*HISTORY, searched], dearer)}
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,10 @@ from tests.dataflows.priced import EVER, HISTORY, NEW, NOON_MS, OLD, audited, ca
 PROVIDERS = """
 rules:
   - {model: big, input_rate: 0, output_rate: 0}
-  - {model: small, provider: here, input_rate: 1, output_rate: 1}
-  - {model: other, provider: here, input_rate: 1, output_rate: 1}
-  - {model: other, provider: there, input_rate: 1, output_rate: 1}
-  - {model_prefix: pre-, input_rate: 1, output_rate: 1}
+  - {model: small, provider: here, input_rate: 0, output_rate: 0}
+  - {model: other, provider: here, input_rate: 0, output_rate: 0}
+  - {model: other, provider: there, input_rate: 0, output_rate: 0}
+  - {model_prefix: pre-, input_rate: 0, output_rate: 0}
 """
 
 

@@ -108,6 +108,14 @@ def test_a_rebuild_sums_what_was_charged(priced: Place, place: Place, lost: str)
     assert audit_of(place)[0] == 0, audit_of(place)
 
 
+def test_a_configuration_is_kept_with_the_cards_that_it_names(place: Place) -> None:
+    (place.root / "other.yaml").write_text("pricing: {cards: [new.yaml]}\n")
+    applied(place, "other.yaml")
+    (place.root / "new.yaml").unlink()
+    names = place.ask("SELECT arrayMap(one -> one.1, card), card[2].2 FROM rerates")
+    assert names == [([str(place.root / "other.yaml"), "new.yaml"], NEW)]
+
+
 def test_there_and_back_by_the_command(place: Place) -> None:
     before = what_stands(place)
     applied(place)
@@ -171,8 +179,8 @@ def test_one_that_was_cut_off_is_said_and_finished_first(priced: Place, place: P
         (["rerate", "--from", "2026-02-01", "--to", "2026-02-01"], 2, "it must be later than --from"),
         (["rerate", "--from", "February", "--to", "2026-02-01"], 2, "does not match the format"),
         (["rerate", *ALL, "--card", "none.yaml"], 1, "the rate card none.yaml cannot be read: No such file"),
-        (["rerate", *ALL, "--card", "wrong.yaml"], 1, "pricing.rules[0].input_rate"),
-        (["rerate", *ALL, "--card", "wrong.yaml"], 1, "pricing.rules[1].model"),
+        (["rerate", *ALL, "--card", "wrong.yaml"], 1, "wrong.yaml rules[0].input_rate"),
+        (["rerate", *ALL, "--card", "wrong.yaml"], 1, "wrong.yaml rules[1]"),
         (["close", "2026-13"], 2, "does not match the format"),
     ],
 )
