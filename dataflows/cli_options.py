@@ -43,22 +43,6 @@ metrics_port_option = _option(
 )
 metrics_host_option = _option("--metrics-host", HOST_ENV, f"on this address, {DEFAULT_HOST} by default")
 
-FORMS = {
-    "text": lambda table: render_text(
-        table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    ),
-    "json": render_json,
-    "csv": render_csv,
-}
-form_option = click.option(
-    "--format", "form", type=click.Choice(list(FORMS)), default="text", show_default=True
-)
-
-
-def rendered(table: ReportTable, form: str) -> str:
-    """A table in one of the `FORMS`."""
-    return FORMS[form](table).rstrip("\n")
-
 
 def clickhouse_address() -> ClickHouseAddress:
     """The address that the flag or the environment names.
