@@ -8,7 +8,7 @@ from pathlib import Path
 from dataflows.connections import config_texts
 from pricing.rate_card import RateCard, compile_card
 from pricing.settings import PricingSettings, load_settings
-from pricing.settings_yaml import read_tree
+from pricing.settings_yaml import InvalidSettings, read_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,26 @@ def pricing_of(file: CardFile) -> PricingSettings:
         InvalidSettings: with every problem in it.
     """
     (name, text), *cards = file.texts
-    tree = read_tree(text, [])
-    if isinstance(tree, dict) and "pricing" in tree:
+    if _is_config(text):
         return load_settings(text, cards).pricing
     return load_settings("pricing: {cards: [card]}", [(name, text)]).pricing
+
+
+def _is_config(text: str) -> bool:
+    try:
+        tree = read_tree(text, [])
+    except InvalidSettings:
+        return False  # whoever reads it as a card names the file
+    return isinstance(tree, dict) and "pricing" in tree
+
+
+def read_card(path: Path) -> RateCard:
+    """The card of a file, and of those that it names, ready to rate with.
+
+    Raises:
+        PlanError, InvalidSettings: as `read_card_file` and `pricing_of`.
+    """
+    return compiled(pricing_of(read_card_file(path)))
 
 
 def compiled(pricing: PricingSettings) -> RateCard:

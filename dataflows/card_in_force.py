@@ -14,14 +14,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypeAlias
 
+from dataflows.card_file import compiled
 from dataflows.connections import PlanError, read_settings
 from dataflows.counters import PROCESS
 from pricing.card_diff import changes, repriced_from_ms
-from pricing.rate_card import RateCard, compile_card
+from pricing.rate_card import RateCard
 from pricing.settings import InvalidSettings, Settings
 
 Stamp: TypeAlias = "tuple[tuple[str, int, int, int], ...]"
@@ -58,7 +59,7 @@ class CardInForce:
         self._config = config
         self._on_taken = taken
         self._settings = settings
-        self._card = card_of(settings)
+        self._card = compiled(settings.pricing)
         self._epoch = -1
         self._taken: Stamp | None = None
         self._seen: Stamp | None = None
@@ -94,7 +95,7 @@ class CardInForce:
                 "more than the rate card has changed in the configuration: that takes effect at a restart"
             )
         self._settings = settings
-        before, self._card = self._card, card_of(settings)
+        before, self._card = self._card, compiled(settings.pricing)
         if before.version != self._card.version:
             PROCESS.rate_card_version = self._card.version
             _log.info(
@@ -109,16 +110,12 @@ class CardInForce:
         from_ms = repriced_from_ms(changes(before, self._card))
         if from_ms is None or from_ms > PROCESS.event_time_ms:
             return
-        since = datetime.fromtimestamp(from_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")
+        newest = datetime.fromtimestamp(PROCESS.event_time_ms / 1000, timezone.utc)
         _log.warning(
             "the new rate card also changes what events from %s on come to; those that are published keep "
-            "their rating: meterline rerate --from %s --card %s shows the difference",
-            since,
-            since,
+            "their rating: meterline rerate --from %s --to %s --card %s shows the difference",
+            datetime.fromtimestamp(from_ms / 1000, timezone.utc).isoformat(timespec="milliseconds"),
+            datetime.fromtimestamp(from_ms / 1000, timezone.utc).date(),
+            newest.date() + timedelta(days=1),
             self._config,
         )
-
-
-def card_of(settings: Settings) -> RateCard:
-    """The compiled card of these settings."""
-    return compile_card(settings.pricing.rules, settings.pricing.contracts)

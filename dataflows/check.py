@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataflows.card_file import compiled
 from dataflows.connections import (
     CLICKHOUSE_ENV,
     CONFIG_ENV,
@@ -22,7 +23,7 @@ from dataflows.file_source import InputError, find_files
 from dataflows.kafka_source import find_partitions, parse_topic
 from dataflows.recovery_store import check_store, has_store
 from dataflows.state import StateLock, inspect_state
-from pricing.rate_card import RateCard, compile_card
+from pricing.rate_card import RateCard
 from pricing.settings import InvalidSettings, Settings
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrations
@@ -49,7 +50,7 @@ def check_everything(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("config", ok=False, lines=(str(exc),))
     if settings is not None:
         known = settings
-        card = compile_card(known.pricing.rules, known.pricing.contracts)
+        card = compiled(known.pricing)
         yield Finding(f"config {path}", ok=True, lines=(_described(card),))
         yield _look("webhooks", lambda: _webhooks(known, environment))
     queue = settings.metering.queue if settings is not None else "ai-metering-events"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from clickhouse_connect.driver.client import Client
 
 from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
 from dataflows.metrics import DEFAULT_HOST, HOST_ENV, PORT_ENV
 from dataflows.report import ReportTable, render_csv, render_json, render_text
-from sinks.clickhouse import ClickHouseAddress, parse_address
+from sinks.clickhouse import ClickHouseAddress, connect, parse_address
+from sinks.migrate import migrate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -69,6 +72,21 @@ def existing_clickhouse() -> ClickHouseAddress:
     if address.embedded and not Path(address.directory).is_dir():
         raise PlanError(f"there is no embedded ClickHouse in {address.directory}")
     return address
+
+
+@contextmanager
+def connected_tables() -> Iterator[Client]:
+    """A client of that ClickHouse, whose tables are up to date.
+
+    Raises:
+        PlanError, ClickHouseUnavailableError: it is not there.
+    """
+    client = connect(existing_clickhouse())
+    try:
+        migrate(client)
+        yield client
+    finally:
+        client.close()
 
 
 EXIT_FAILED = 1

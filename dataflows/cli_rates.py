@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -10,11 +11,24 @@ from typing import TypeVar
 
 import click
 
+from dataflows.alerts import wall_clock_ms
+from dataflows.card_effect import effect_by_model, last_month
+from dataflows.card_file import compiled, pricing_of, read_card, read_card_file
 from dataflows.card_report import diff_table
 from dataflows.catalogue import Wanted
 from dataflows.catalogue_file import PACKAGE, make_card, write_card
-from dataflows.cli_options import form_option, rendered
-from dataflows.connections import read_card
+from dataflows.cli_options import (
+    clickhouse_option,
+    connected_tables,
+    form_option,
+    rendered,
+    say,
+    show_progress,
+)
+from dataflows.connections import CLICKHOUSE_ENV
+from dataflows.repricing import Scope
+from dataflows.rerate import kept
+from dataflows.rerate_log import today_of
 from dataflows.second_opinion import PACKAGE as SECOND_OPINION
 from dataflows.second_opinion import compare_table
 from pricing.settings_keys import Unfit, decimal
@@ -88,9 +102,15 @@ def import_command(
 
 @rates.command(name="compare")
 @click.argument("with_", metavar=SECOND_OPINION, type=click.Choice([SECOND_OPINION]))
-@click.option("--card", metavar="FILE", required=True, help="a rate card, or a meterline.yaml")
+@click.option(
+    "--card",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="a rate card, or a meterline.yaml",
+)
 @form_option
-def compare_command(with_: str, card: str, form: str) -> None:  # noqa: ARG001  # there is one so far
+def compare_command(with_: str, card: Path, form: str) -> None:  # noqa: ARG001  # there is one so far
     """Show where a card and LiteLLM's price map, as installed, disagree on base rates of today.
 
     Neither of them need be right: look at the provider's own page for each row.
@@ -99,12 +119,37 @@ def compare_command(with_: str, card: str, form: str) -> None:  # noqa: ARG001  
 
 
 @rates.command(name="diff")
-@click.argument("old", metavar="OLD")
-@click.argument("new", metavar="NEW")
+@clickhouse_option
+@click.argument("old", metavar="OLD", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("new", metavar="NEW", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="first day of usage (UTC); last month's"
+)
+@click.option("--to", "end", type=click.DateTime(["%Y-%m-%d"]), help="day after the last one")
 @form_option
-def diff_command(old: str, new: str, form: str) -> None:
+def diff_command(old: Path, new: Path, first: datetime | None, end: datetime | None, form: str) -> None:
     """Show what changes from one rate card to another, and from when on priced events come to something else.
 
-    Each is a rate-card file, or a meterline.yaml whose pricing section is the card.
+    Each is a rate-card file, or a meterline.yaml whose pricing section is the card. Where a ClickHouse is
+    named, a table besides shows what both make of last month's usage: in text, or in place of the changes
+    with --from and --to.
     """
-    click.echo(rendered(diff_table(read_card(old), read_card(new)), form))
+    if (first is None) != (end is None):
+        raise click.UsageError("give both of --from and --to, or none")
+    if first is not None and end is not None and first >= end:
+        raise click.UsageError("--to names the day after the last one: it must be later than --from")
+    before, after = (pricing_of(read_card_file(path)) for path in (old, new))
+    changed = rendered(diff_table(compiled(before), compiled(after)), form)
+    if not os.environ.get(CLICKHOUSE_ENV):
+        click.echo(changed)
+        say("no ClickHouse is named, so what this makes of usage is not shown")
+        return
+    scope = last_month(today_of(wall_clock_ms()))
+    if first is not None and end is not None:
+        scope = Scope(first.date(), end.date())
+    with connected_tables() as client:
+        effect, unpriced = effect_by_model(client, scope, before, after, show_progress)
+    tables = [changed, rendered(effect, form)]
+    click.echo("\n\n".join(tables if form == "text" else tables[first is not None :][:1]))
+    for remark in kept(unpriced):
+        say(remark)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 
 import click
-from clickhouse_connect.driver.client import Client
 
 from dataflows.actor import actor_of
 from dataflows.alerts import wall_clock_ms
 from dataflows.card_file import compiled, pricing_of, read_card_file
-from dataflows.cli_options import clickhouse_option, existing_clickhouse, form_option, rendered, show_progress
+from dataflows.cli_options import (
+    clickhouse_option,
+    connected_tables,
+    form_option,
+    rendered,
+    say,
+    show_progress,
+)
 from dataflows.repricing import Scope
 from dataflows.rerate import apply, effect_table, kept, preview, remarks
 from dataflows.rerate_log import (
@@ -34,8 +38,6 @@ from dataflows.simulate import (
     with_multipliers,
 )
 from dataflows.simulate import simulate as run_simulation
-from sinks.clickhouse import connect
-from sinks.migrate import migrate
 
 card_option = click.option(
     "--card",
@@ -46,16 +48,6 @@ card_option = click.option(
 )
 tenant_option = click.option("--tenant", default="", help="of this tenant alone")
 model_option = click.option("--model", default="", help="of this model alone")
-
-
-@contextmanager
-def _tables() -> Iterator[Client]:
-    client = connect(existing_clickhouse())
-    try:
-        migrate(client)
-        yield client
-    finally:
-        client.close()
 
 
 @click.command()
@@ -86,13 +78,13 @@ def rerate(  # an option each
     scope = Scope(first.date(), end.date(), tenant, model)
     file = read_card_file(card_path)
     card = compiled(pricing_of(file))
-    with _tables() as client:
+    with connected_tables() as client:
         begun = unfinished(client)
         if begun is not None and not does_apply:
-            _say(f"{begun}, is not finished: --apply finishes it first, and this shows it half done")
+            say(f"{begun}, is not finished: --apply finishes it first, and this shows it half done")
         if begun is not None and does_apply:
             apply(client, begun, show_progress, wall_clock_ms)
-            _say(f"{begun}, was not finished: it is now")
+            say(f"{begun}, was not finished: it is now")
         if does_apply:
             actor = actor_of(os.environ)
             one = begin(client, scope, file, card.version, actor, wall_clock_ms())
@@ -105,9 +97,9 @@ def rerate(  # an option each
             title = f"What rate card {card.version} would change (USD)"
     click.echo(rendered(effect_table(effect, title), form))
     for remark in remarks(effect, closed, booked_on):
-        _say(remark)
+        say(remark)
     if not does_apply:
-        _say("nothing was changed: --apply does it")
+        say("nothing was changed: --apply does it")
 
 
 @click.command()
@@ -117,7 +109,7 @@ def rerate(  # an option each
 def close(month: datetime, reopen: bool) -> None:  # noqa: FBT001  # click passes options by name
     """Close a month (UTC): re-ratings change none of its rows any more, and book the difference later."""
     first = date(month.year, month.month, 1)
-    with _tables() as client:
+    with connected_tables() as client:
         (set_open if reopen else set_closed)(client, first, actor_of(os.environ), wall_clock_ms())
         closed = closed_months(client)
     click.echo(f"closed: {', '.join(f'{one:%Y-%m}' for one in closed) or 'no month'}")
@@ -154,7 +146,7 @@ def simulate(  # noqa: PLR0913, PLR0917  # an option each
     listed = pricing_of(read_card_file(card_path))
     pricing = with_multipliers(listed, read_pairs("--multiplier", multipliers))
     instead = routes_of(pricing, read_pairs("--route", routes))
-    with _tables() as client:
+    with connected_tables() as client:
         scope = Scope(*days, tenant_id=tenant, model=model)
         found = run_simulation(client, scope, pricing, instead, show_progress)
     tables = [
@@ -163,13 +155,9 @@ def simulate(  # noqa: PLR0913, PLR0917  # an option each
     ]
     click.echo("\n\n".join(tables))
     for served, route in instead.items():
-        _say(f"{found.routed[served]:,} events of {served} are priced as if {route.model} had served them")
+        say(f"{found.routed[served]:,} events of {served} are priced as if {route.model} had served them")
     for remark in kept(found.unpriced):
-        _say(remark)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+        say(remark)
 
 
 COMMANDS = (rerate, close, simulate)

@@ -10,9 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from dataflows.file_source import InputError, find_files
 from dataflows.kafka_source import KafkaTopic, find_partitions, parse_topic
-from pricing.rate_card import RateCard, compile_card
 from pricing.settings import Settings, WebhookSettings, card_names, load_settings
-from pricing.settings_yaml import InvalidSettings, read_tree
 from sinks.clickhouse import ClickHouseAddress, parse_address
 from sinks.webhook import Secret, WebhookEndpoint
 
@@ -24,8 +22,6 @@ FOLLOW_ENV = "METERLINE_FOLLOW"
 
 DEFAULT_CONFIG = "meterline.yaml"
 SECRET_BYTES_MAX = 4096
-
-_CARD_ALONE = "pricing: {cards: [it]}"
 
 
 class PlanError(Exception):
@@ -73,26 +69,6 @@ def config_texts(path: str, what: str) -> tuple[str, list[tuple[str, str]]]:
     beside = Path(path).parent
     files = [file for name in card_names(text) for file in _card_files(beside / name)]
     return text, [(os.path.relpath(file, beside), _text_of(file, "rate card")) for file in files]
-
-
-def read_card(path: str) -> RateCard:
-    """A rate card by itself: a file of `rules` and `contracts`, or a `meterline.yaml` whose `pricing` it is.
-
-    Raises:
-        PlanError: a file cannot be read.
-        InvalidSettings: with every problem in them.
-    """
-    text = _text_of(Path(path), "rate card")
-    settings = read_settings(path) if _is_config(text) else load_settings(_CARD_ALONE, [(path, text)])
-    return compile_card(settings.pricing.rules, settings.pricing.contracts)
-
-
-def _is_config(text: str) -> bool:
-    try:
-        tree = read_tree(text, [])
-    except InvalidSettings:
-        return False  # whoever reads it as a card names the file
-    return isinstance(tree, dict) and "pricing" in tree
 
 
 def _card_files(path: Path) -> list[Path]:

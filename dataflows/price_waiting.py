@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from clickhouse_connect.driver.client import Client
 
 from dataflows.alerts import wall_clock_ms
-from dataflows.card_in_force import card_of
+from dataflows.card_file import compiled
 from dataflows.requeue import finish_begun, requeue, waiting_lines
 from dataflows.run import run_job
 from dataflows.start import Job, prepare
@@ -57,7 +57,7 @@ def price_waiting(job: Job, client: Client, now_ms: int, run: Callable[[Job], No
         run: runs a job to the end of its input.
     """
     begun = finish_begun(job, client, run)
-    card = card_of(job.plan.settings)
+    card = compiled(job.plan.settings.pricing)
     found = client.query(
         _MODELS, parameters={"reason": QuarantineReason.UNPRICED.value, "limit": MODELS_MAX}
     ).result_rows

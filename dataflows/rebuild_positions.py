@@ -9,11 +9,11 @@ from pathlib import Path
 from clickhouse_connect.driver.client import Client
 
 from dataflows.batch import Partition
+from dataflows.card_file import compiled
 from dataflows.kafka_source import oldest_offset
 from dataflows.operators import Watermarks
 from dataflows.start import Job
 from dataflows.steps import HOUR_MS, SETTLED_EVENTS
-from pricing.rate_card import compile_card
 from pricing.settings import Settings
 
 
@@ -90,8 +90,7 @@ def resumes_of(job: Job, client: Client) -> Iterator[Resume]:
     """
     published = _published(client)
     topic = job.plan.kafka
-    pricing = job.plan.settings.pricing
-    card = compile_card(pricing.rules, pricing.contracts)
+    card = compiled(job.plan.settings.pricing)
     for name in sorted(job.chosen):
         one = job.state.partitions[name]
         next_offset, read = published.get((one.source, one.number), (0, 0))

@@ -29,6 +29,7 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
 from dataflows.batch import EVENT_SCHEMA, Partition, RawBatch
+from dataflows.card_file import compiled
 from dataflows.decode import TimeBounds, decode
 from dataflows.rate import refuse_unpriced
 from dataflows.run import JobFailedError
@@ -37,7 +38,7 @@ from dataflows.start import Job, sink_partitions
 from dataflows.state import open_state
 from dataflows.steps import CONTENT_FIELDS, DAY_MS, HOUR_MS, content_hashes
 from metering.event import QuarantineReason
-from pricing.rate_card import RateCard, compile_card
+from pricing.rate_card import RateCard
 from pricing.settings import Settings
 
 PAGE_ROWS = 20_000
@@ -154,8 +155,7 @@ def requeue(
     directory.mkdir(exist_ok=True)
     identity = uuid.uuid4().hex
     path = directory / f"{identity}.jsonl"
-    pricing = job.plan.settings.pricing
-    card = compile_card(pricing.rules, pricing.contracts)
+    card = compiled(job.plan.settings.pricing)
     done = Requeued()
     number = 0
     with path.open("wb") as file:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from dataflows.card_file import read_card
 from dataflows.card_report import diff_table
 from dataflows.cli import main
-from dataflows.connections import read_card
 
 CARD = "rules: [{model: m, per: 1_000_000, input_rate: 2.5, output_rate: 10%s}]"
 JUNE = "2026-06-01T00:00:00Z"
@@ -27,7 +27,7 @@ def cards(tmp_path: Path) -> tuple[Path, Path]:
 def rows(cards: tuple[Path, Path], old: str, new: str) -> list[str]:
     for path, text in zip(cards, (old, new), strict=True):
         path.write_text(text)
-    table = diff_table(*(read_card(str(path)) for path in cards))
+    table = diff_table(*(read_card(path) for path in cards))
     return [" | ".join(row) for row in table.rows]
 
 
@@ -79,8 +79,8 @@ def test_a_configuration_is_a_card_too_with_the_files_that_it_names(tmp_path: Pa
     (tmp_path / "cards" / "one.yaml").write_text(CARD % "")
     (tmp_path / "meterline.yaml").write_text("pricing: {cards: cards}")
     alone, named = (
-        read_card(str(tmp_path / "cards" / "one.yaml")),
-        read_card(str(tmp_path / "meterline.yaml")),
+        read_card(tmp_path / "cards" / "one.yaml"),
+        read_card(tmp_path / "meterline.yaml"),
     )
     assert alone.version == named.version
 
