@@ -1,6 +1,6 @@
 """From an event to its row and to its webhook, at half of the load that the machine can bear.
 
-The producer stamps each event when it hands it to the Kafka client; a query every 20 ms and a receiver, on
+The producer stamps each event when it hands it to the Kafka client; a query every 100 ms and a receiver, on
 the same machine and thus with the same clock, note when its row and its alert are there. The job has a core
 to itself; broker, ClickHouse, producer, query and receiver share the other.
 """
@@ -243,7 +243,7 @@ def section(found: Sequence[Latencies], servers: Servers) -> Section:
     note = (
         f"Broker: {servers.broker}. Half of the rate that the job reached on this machine just before. From "
         "the stamp that the producer gives an event as it hands it to its client, to the first answer of a "
-        "query every 20 ms that holds its row, and to the arrival of its webhook."
+        "query every 100 ms that holds its row, and to the arrival of its webhook."
     )
     return Section(
         name="latency",
