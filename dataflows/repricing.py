@@ -166,6 +166,11 @@ def _stretches(reading: Reading, day: date, fetch: Fetch) -> Iterator[Page]:
         yield Page(replace(asked, upto=after), rows)
 
 
+# By default names are written out and all is compressed, which takes a third more processor time to read.
+_AS_IT_STANDS = {
+    "output_format_arrow_low_cardinality_as_dictionary": 1,
+    "output_format_arrow_compression_method": "none",
+}
 # By the whole key, though there is one day: so ClickHouse reads in the order in which rows stand.
 _IN_ORDER = " ORDER BY tenant_id, toDate(timestamp), idempotency_key"
 
@@ -182,9 +187,11 @@ def _rows(reading: Reading, stretch: Stretch, tail: str) -> pl.DataFrame:
         f"SELECT {', '.join(columns)}, toUnixTimestamp64Milli(u.timestamp) AS timestamp_ms, {amounts}"  # noqa: S608  # ours
         f" FROM usage AS u WHERE {condition} AND rating < {{before:UInt32}}{tail}",
         parameters={**parameters, "before": reading.before_rating},
+        settings=_AS_IT_STANDS,
         use_strings=True,
     )
     return pl.DataFrame(pl.from_arrow(found)).with_columns(
+        pl.col(pl.Categorical).cast(pl.String),
         pl.col(*TOKEN_FIELDS).cast(pl.Int64),
         pl.col("billable").cast(pl.Boolean),
         *(pl.col(f"row_{name}").cast(USD) for name in AMOUNTS),
