@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dataflows.cli_options import (
     say,
     show_progress,
 )
+from dataflows.report import ReportTable
 from dataflows.repricing import Scope
 from dataflows.rerate import apply, effect_table, kept, preview, remarks
 from dataflows.rerate_log import (
@@ -47,6 +49,9 @@ card_option = click.option(
     help="a rate card, or a meterline.yaml whose pricing section is one",
 )
 tenant_option = click.option("--tenant", default="", help="of this tenant alone")
+limit_option = click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="rows shown"
+)
 model_option = click.option("--model", default="", help="of this model alone")
 
 
@@ -58,6 +63,7 @@ model_option = click.option("--model", default="", help="of this model alone")
 @tenant_option
 @model_option
 @click.option("--apply", "does_apply", is_flag=True, help="do it: without this nothing is changed")
+@limit_option
 @form_option
 def rerate(  # an option each
     card_path: Path,
@@ -66,6 +72,7 @@ def rerate(  # an option each
     tenant: str,
     model: str,
     does_apply: bool,  # noqa: FBT001  # click passes options by name
+    limit: int,
     form: str,
 ) -> None:
     """Give priced events the amounts of another rate card: show what that does, and do it with --apply.
@@ -95,7 +102,7 @@ def rerate(  # an option each
             booked_on = first_open_day(today_of(wall_clock_ms()), closed)
             effect = preview(client, scope, card, closed, show_progress)
             title = f"What rate card {card.version} would change (USD)"
-    click.echo(rendered(effect_table(effect, title), form))
+    click.echo(rendered(_cut(effect_table(effect, title), limit), form))
     for remark in remarks(effect, closed, booked_on):
         say(remark)
     if not does_apply:
@@ -125,6 +132,7 @@ def close(month: datetime, reopen: bool) -> None:  # noqa: FBT001  # click passe
 @tenant_option
 @model_option
 @click.option("--by", type=click.Choice(list(DIMENSIONS)), help="one table; by default there are three")
+@limit_option
 @form_option
 def simulate(  # noqa: PLR0913, PLR0917  # an option each
     card_path: Path,
@@ -135,6 +143,7 @@ def simulate(  # noqa: PLR0913, PLR0917  # an option each
     tenant: str,
     model: str,
     by: str | None,
+    limit: int,
     form: str,
 ) -> None:
     """What would margin be by another rate card, other multipliers, or other models? Nothing is changed."""
@@ -150,14 +159,22 @@ def simulate(  # noqa: PLR0913, PLR0917  # an option each
         scope = Scope(*days, tenant_id=tenant, model=model)
         found = run_simulation(client, scope, pricing, instead, show_progress)
     tables = [
-        rendered(simulated_table(found, one, f"Margin by {one}, as it is and as it would be (USD)"), form)
+        simulated_table(found, one, f"Margin by {one}, as it is and as it would be (USD)")
         for one in (DIMENSIONS if by is None else (by,))
     ]
-    click.echo("\n\n".join(tables))
+    click.echo("\n\n".join(rendered(_cut(table, limit), form) for table in tables))
     for served, route in instead.items():
         say(f"{found.routed[served]:,} events of {served} are priced as if {route.model} had served them")
     for remark in kept(found.unpriced):
         say(remark)
+
+
+def _cut(table: ReportTable, limit: int) -> ReportTable:
+    """The first rows; totals are of all."""
+    left = len(table.rows) - limit
+    if left > 0:
+        say(f"{left:,} rows of {table.title!r} are not shown: --limit shows more")
+    return replace(table, rows=table.rows[:limit])
 
 
 COMMANDS = (rerate, close, simulate)

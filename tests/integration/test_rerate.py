@@ -75,6 +75,12 @@ def test_the_effect_is_shown_and_nothing_done_until_it_is_applied(place: Place) 
     assert "nothing was changed: --apply does it" in shown.stderr
     assert "1 events keep their rating: the rate card has no rate for model gone" in shown.stderr
     assert what_stands(place) == before
+    cut = rerate(place, "new.yaml", "--limit", "1", "--format", "json")
+    assert json.loads(cut.stdout) == {
+        **json.loads(shown.stdout),
+        "rows": json.loads(shown.stdout)["rows"][:1],
+    }
+    assert "2 rows of 'What rate card" in cut.stderr
     done = rerate(place, "new.yaml", "--apply", "--format", "json")
     assert (done.returncode, json.loads(done.stdout)["rows"]) == (0, json.loads(shown.stdout)["rows"])
     totals = json.loads(shown.stdout)["totals"]
