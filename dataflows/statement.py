@@ -14,8 +14,15 @@ from clickhouse_connect.driver.client import Client
 
 from pricing.plans import Line, UsageTotal, trimmed
 from pricing.settings import Settings, timezone_for
-from pricing.statement import Statement, UsageByMonth, is_configured, make_statement, months_needed
-from pricing.windows import month_starting
+from pricing.statement import (
+    Adjustment,
+    Statement,
+    UsageByMonth,
+    is_configured,
+    make_statement,
+    months_needed,
+)
+from pricing.windows import month_starting, next_month
 
 AMOUNT_PLACES_MIN = 2
 # What a spreadsheet takes for the beginning of a formula, East Asian forms too.
@@ -45,8 +52,11 @@ def read_statement(client: Client, settings: Settings, tenant_id: str, month: da
             f"there is no tenant {tenant_id!r}: it has no usage, and the configuration does not name it"
         )
     months = months_needed(settings, tenant_id, month)
-    usage = usage_by_month(client, tenant_id, months, timezone_for(settings.limits, tenant_id))
-    return make_statement(settings, tenant_id, month, usage, now_ms)
+    zone = timezone_for(settings.limits, tenant_id)
+    usage = usage_by_month(client, tenant_id, months, zone)
+    return make_statement(
+        settings, tenant_id, month, usage, now_ms, booked_adjustments(client, tenant_id, month, zone)
+    )
 
 
 def _has_usage(client: Client, tenant_id: str) -> bool:
@@ -87,10 +97,25 @@ def usage_by_month(client: Client, tenant_id: str, months: Sequence[date], zone_
     return usage
 
 
+def booked_adjustments(client: Client, tenant_id: str, month: date, zone_name: str) -> list[Adjustment]:
+    """What re-ratings booked in a month, by the months of the events in the tenant's time zone."""
+    rows = client.query(
+        "SELECT toStartOfMonth(toTimeZone(timestamp, {zone:String})) AS month, rating, feature_id, model,"
+        " count(), sum(a.delta_price) FROM adjustments AS a FINAL"
+        " WHERE tenant_id = {tenant:String} AND booked_on >= {begin:Date} AND booked_on < {end:Date}"
+        " GROUP BY month, rating, feature_id, model ORDER BY month, rating, feature_id, model",
+        parameters={"tenant": tenant_id, "zone": zone_name, "begin": month, "end": next_month(month)},
+    ).result_rows
+    return [
+        Adjustment(month=first, rating=rating, feature_id=feature, model=model, events=events, price=price)
+        for first, rating, feature, model, events, price in rows
+    ]
+
+
 def statement_text(statement: Statement) -> str:
     """A table in which amounts stand right-aligned, with as many places as the longest of them needs."""
     month = f"{statement.month:%Y-%m}"
-    state = "open, so every line is provisional" if statement.is_open else "closed"
+    state = "open, so every line is provisional" if statement.is_open else "over"
     head = [
         f"Statement of {_visible(statement.tenant_id)} for {month} ({statement.timezone}): {state}",
         f"Plan: {_visible(statement.plan)}. Amounts are USD.",
@@ -194,7 +219,7 @@ def _cells(line: Line) -> dict[str, Any]:
 
 
 def _status(statement: Statement) -> str:
-    return "open" if statement.is_open else "closed"
+    return "open" if statement.is_open else "over"
 
 
 def _amount(value: Decimal) -> str:

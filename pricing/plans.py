@@ -29,6 +29,7 @@ class LineKind(str, Enum):
     USAGE = "usage"
     INCLUDED = "included"
     OVERAGE = "overage"
+    ADJUSTMENT = "adjustment"
     TRUE_UP = "true_up"
     CREDITS_BURNED = "credits_burned"
     CREDITS_EXPIRED = "credits_expired"
@@ -165,7 +166,7 @@ def plan_lines(plan: Plan, name: str, usage: Iterable[UsageTotal]) -> tuple[Line
     included: list[UsageTotal] = []
     for total in totals:
         text, amount = "usage", quantize(_ZERO)
-        if any(_meters(charge, total) for charge in plan.charges):
+        if _is_metered(plan, total.feature_id, total.model):
             text = "usage, metered below"
         elif plan.usage == "included":
             text = "usage, included in the fee"
@@ -178,6 +179,11 @@ def plan_lines(plan: Plan, name: str, usage: Iterable[UsageTotal]) -> tuple[Line
     for charge in plan.charges:
         lines += _charge_lines(charge, totals)
     return tuple(lines)
+
+
+def is_rated(plan: Plan, feature_id: str, model: str) -> bool:
+    """Whether usage of a model by a feature is paid at its rated price."""
+    return plan.usage == "rated" and not _is_metered(plan, feature_id, model)
 
 
 def true_up(commitment: Commitment, charged: Decimal) -> Line | None:
@@ -227,7 +233,7 @@ def trimmed(value: Decimal) -> str:
 def _charge_lines(charge: Charge, totals: Sequence[UsageTotal]) -> Iterator[Line]:
     """What is included, then the overage by tier. A charge with nothing to meter has no lines."""
     measure = QUANTITIES[charge.quantity]
-    metered = _sum(measure(total) for total in totals if _meters(charge, total))
+    metered = _sum(measure(total) for total in totals if _meters(charge, total.feature_id, total.model))
     what = charge.quantity
     what += "" if charge.feature is None else f" of {charge.feature}"
     what += "" if charge.model is None else f" with {charge.model}"
@@ -300,8 +306,12 @@ def _included(units: Decimal, quantity: str, text: str) -> Line:
     )
 
 
-def _meters(charge: Charge, total: UsageTotal) -> bool:
-    return charge.feature in (None, total.feature_id) and charge.model in (None, total.model)
+def _is_metered(plan: Plan, feature_id: str, model: str) -> bool:
+    return any(_meters(charge, feature_id, model) for charge in plan.charges)
+
+
+def _meters(charge: Charge, feature_id: str, model: str) -> bool:
+    return charge.feature in (None, feature_id) and charge.model in (None, model)
 
 
 def _sum(values: Iterable[Decimal]) -> Decimal:

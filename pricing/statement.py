@@ -2,8 +2,10 @@
 
 The plan of the month makes the lines of fees and usage. A commitment is trued up in the last month of its
 period, on what all months of the period came to. Prepaid credits pay for usage: they are taken from lines
-of usage and overage alone, and usage that they pay for counts towards a commitment all the same. The total
-is rounded half-even once, and what that adds or takes is a line of its own.
+of usage and overage alone, and usage that they pay for counts towards a commitment all the same. What
+re-ratings booked in the month, because the month of the events was closed, has lines of its own; credits
+do not pay for it, and it does not count towards a commitment. The total is rounded half-even once, and what
+that adds or takes is a line of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +16,26 @@ from datetime import date
 from decimal import Decimal
 
 from pricing.money import from_pico, nearest_cent, to_pico
-from pricing.plans import Line, LineKind, UsageTotal, amount_of, plan_lines, true_up
+from pricing.plans import Line, LineKind, UsageTotal, amount_of, is_rated, plan_lines, true_up
 from pricing.prepaid import Grant, GrantMonth, burn
 from pricing.settings import PlanOfMonth, Settings, plan_for, timezone_for
 from pricing.windows import month_starting, months_between, next_month
 
 UsageByMonth = Mapping[date, Sequence[UsageTotal]]
 """Billable usage of one tenant by the first day of the month; a month that is not in it has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjustment:
+    """What a re-rating booked for events of another `month` (its first day): `price` USD, with its sign."""
+
+    month: date
+    rating: int
+    feature_id: str
+    model: str
+    events: int
+    price: Decimal
+
 
 _PAID_BY_CREDITS = (LineKind.USAGE, LineKind.OVERAGE)
 
@@ -69,19 +84,26 @@ def months_needed(settings: Settings, tenant_id: str, month: date) -> tuple[date
 
 
 def make_statement(
-    settings: Settings, tenant_id: str, month: date, usage: UsageByMonth, now_ms: int
+    settings: Settings,
+    tenant_id: str,
+    month: date,
+    usage: UsageByMonth,
+    now_ms: int,
+    adjustments: Sequence[Adjustment] = (),
 ) -> Statement:
     """The statement of a tenant's month.
 
     Args:
         month: its first day.
         usage: of `months_needed`.
+        adjustments: what was booked in the month.
         now_ms: the wall clock's time in epoch milliseconds UTC; it decides whether the month is open.
     """
     active = plan_for(settings.plans, tenant_id, month)
     months = months_needed(settings, tenant_id, month)
     charged = {one: _charged(plan_for(settings.plans, tenant_id, one), usage.get(one, ())) for one in months}
     lines = list(charged[month])
+    lines += [_adjustment_line(settings, tenant_id, one) for one in adjustments]
     lines += _trued_up(active, month, charged)
     grants = settings.plans.prepaid.get(tenant_id, ())
     due = {one: amount_of(found, *_PAID_BY_CREDITS) for one, found in charged.items()}
@@ -114,6 +136,19 @@ def make_statement(
 
 def _charged(active: PlanOfMonth, usage: Sequence[UsageTotal]) -> tuple[Line, ...]:
     return plan_lines(active.plan, active.name, usage)
+
+
+def _adjustment_line(settings: Settings, tenant_id: str, one: Adjustment) -> Line:
+    """Of usage that its month's plan did not charge at its rated price, a line that informs."""
+    is_charged = is_rated(plan_for(settings.plans, tenant_id, one.month).plan, one.feature_id, one.model)
+    note = "" if is_charged else ", which was not paid by its price"
+    return Line(
+        kind=LineKind.ADJUSTMENT,
+        text=f"re-rating {one.rating} of {one.feature_id} with {one.model} in {one.month:%Y-%m}{note}",
+        amount=from_pico(to_pico(one.price) if is_charged else 0),
+        quantity=Decimal(one.events),
+        unit="events",
+    )
 
 
 def _trued_up(active: PlanOfMonth, month: date, charged: Mapping[date, Sequence[Line]]) -> list[Line]:

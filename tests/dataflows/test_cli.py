@@ -95,11 +95,11 @@ def test_a_statement_sums_what_a_tenant_was_charged(priced: Place) -> None:
     assert sum(usage) == price
     assert sum(Decimal(line["amount"]) for line in statement["lines"]) == Decimal(statement["total"])
     assert Decimal(statement["total"]) == nearest_cent(price)
-    assert statement["status"] == "closed"
+    assert statement["status"] == "over"
     rows = csv.DictReader(io.StringIO(meterline("statement", tenant, *flags, "--format", "csv").stdout))
     assert sum(Decimal(row["amount"]) for row in rows) == Decimal(statement["total"])
     text = meterline("statement", tenant, *flags).stdout.splitlines()
-    assert text[0] == f"Statement of {tenant} for 2026-03 (UTC): closed"
+    assert text[0] == f"Statement of {tenant} for 2026-03 (UTC): over"
     assert text[-1].split()[0] == "total"
 
 

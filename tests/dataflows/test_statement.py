@@ -194,7 +194,7 @@ def stated(
 
 def test_text_is_aligned_and_exact() -> None:
     lines = statement_text(stated()).splitlines()
-    assert lines[:2] == ["Statement of acme for 2026-11 (UTC): closed", "Plan: team. Amounts are USD."]
+    assert lines[:2] == ["Statement of acme for 2026-11 (UTC): over", "Plan: team. Amounts are USD."]
     assert lines[-1] == "Prepaid credits left: 0.00"
     table = lines[3:-2]
     assert len({len(line) for line in table}) == 1
@@ -251,7 +251,7 @@ def test_json_has_exact_strings() -> None:
         "tenant": "acme",
         "month": "2026-11",
         "timezone": "UTC",
-        "status": "closed",
+        "status": "over",
         "plan": "team",
         "currency": "USD",
         "rounding": "nearest_cent",
@@ -284,7 +284,7 @@ def test_csv_sums_to_the_total() -> None:
     assert rows[4] == {
         "tenant": "acme",
         "month": "2026-11",
-        "status": "closed",
+        "status": "over",
         "plan": "team",
         "kind": "overage",
         "text": "total_tokens of chat over the included, up to 500",

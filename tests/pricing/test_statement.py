@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from decimal import ROUND_UP, Context, Decimal, localcontext
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pricing.money import nearest_cent
 from pricing.plans import LineKind, UsageTotal, amount_of
 from pricing.settings import Settings, load_settings
-from pricing.statement import Statement, is_configured, make_statement, months_needed
+from pricing.statement import Adjustment, Statement, is_configured, make_statement, months_needed
 from tests.pricing.plan_rows import USAGE_KINDS, month, short, usage
 
 RULES = "rules: [{model: m, input_rate: 0, output_rate: 0}]"
@@ -274,3 +275,33 @@ def test_over_its_period_a_commitment_is_paid_in_full(history: dict[date, Sequen
     paid = sum(make_statement(given_settings, "quarterly", one, history, OPEN).total for one in months)
     used = sum(total.price for one in months for total in history.get(one, ()))
     assert paid == max(used, Decimal(300))
+
+
+@pytest.mark.parametrize(
+    ("tenant_id", "booked", "lines", "total"),
+    [
+        pytest.param("anybody", {}, ["usage 7.5", "adjustment 3 events -1.005", "rounding 0.005"], "6.50",
+                     id="usage at its rated price"),
+        pytest.param("flat", {}, ["base_fee 20", "usage 0", "included 7.5 USD 0", "adjustment 3 events 0"],
+                     "20.00", id="usage within a fee"),
+        pytest.param("moved", {"month": month("2025-12")},
+                     ["base_fee 20", "usage 0", "included 7.5 USD 0", "adjustment 3 events -1.005",
+                      "rounding 0.005"], "19.00", id="the plan of the events' own month counts"),
+        pytest.param("hybrid", {}, ["base_fee 20", "usage 0", "included 7.5 USD 0", "adjustment 3 events 0"],
+                     "20.00", id="usage that a charge meters"),
+        pytest.param("monthly", {"price": Decimal(200)},
+                     ["base_fee 5", "usage 7.5", "adjustment 3 events 200", "true_up 87.5"], "300.00",
+                     id="no part of a commitment"),
+        pytest.param("credits", {"price": Decimal(9)},
+                     ["usage 7.5", "adjustment 3 events 9", "credits_burned -7.5"], "9.00",
+                     id="not paid by credits"),
+    ],
+)  # fmt: skip
+def test_what_a_re_rating_booked_has_a_line(
+    tenant_id: str, booked: dict[str, Any], lines: list[str], total: str
+) -> None:
+    plain = {"month": month("2026-01"), "rating": 4, "feature_id": "f", "model": "m", "events": 3}
+    one = Adjustment(**{**plain, "price": Decimal("-1.005"), **booked})
+    found = make_statement(settings(), tenant_id, month("2026-02"), rated("2026-02 7.5"), OPEN, [one])
+    assert [line for line in short(found.lines) if "credits_expired" not in line] == lines
+    assert str(found.total) == total
