@@ -22,7 +22,7 @@ from dataflows.cli_options import (
 from dataflows.connections import FOLLOW_ENV, PlanError
 from dataflows.price_waiting import with_waiting_priced
 from dataflows.rebuild import prepare_rebuilt
-from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, run_job, run_worker
+from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, run_until_wanted_again, run_worker
 from dataflows.start import OPERATOR_ERRORS, Job, held_descriptors, prepare
 from dataflows.supervise import EXIT_REFUSED, Supervisor
 from sinks.clickhouse import ClickHouseUnavailableError
@@ -56,7 +56,7 @@ def run_command(workers: int, follow: bool | None, rebuild_state: bool) -> None:
     while True:
         job = with_waiting_priced(job, os.environ)
         if workers == 1:
-            run_job(job)
+            run_until_wanted_again(job)
         else:
             _run_workers(job, workers)
         if not wish.grant():

@@ -18,7 +18,7 @@ Run it with `meterline run`, or the Bytewax way, with the same environment:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import bytewax.operators as op
@@ -27,7 +27,6 @@ from bytewax.inputs import FixedPartitionedSource
 
 from dataflows.alerts import wall_clock_ms
 from dataflows.batch import Decoded, RawBatch
-from dataflows.begin_again import BeginAgain
 from dataflows.card_in_force import CardInForce
 from dataflows.counters import PROCESS
 from dataflows.decode import TimeBounds, decode
@@ -63,7 +62,8 @@ from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
 def flow() -> Dataflow:
     """The dataflow as the environment asks for it: what `python -m bytewax.run dataflows.metering` calls.
 
-    Takes the state directory's lock, finds the inputs and migrates the tables.
+    Takes the state directory's lock, finds the inputs and migrates the tables. Nobody begins it again when
+    its card has changed, so what waits for a rate waits for `meterline run` or `meterline requeue`.
 
     Raises:
         SystemExit: with one sentence for each thing that is wrong.
@@ -71,13 +71,20 @@ def flow() -> Dataflow:
     return build_flow(prepare_or_exit())
 
 
-def build_flow(job: Job, worker: int = 0, workers: int = 1) -> Dataflow:
+def _nothing() -> None:
+    pass
+
+
+def build_flow(
+    job: Job, worker: int = 0, workers: int = 1, on_card_awaited: Callable[[], None] = _nothing
+) -> Dataflow:
     """The steps in their order, for a process that is this one of so many.
 
-    Nothing is connected before Bytewax runs them.
+    Nothing is connected before Bytewax runs them. `on_card_awaited` is called when another card has come into
+    force, and this process has found events unpriced before.
     """
     settings, state = job.plan.settings, job.state
-    cards = CardInForce(job.plan.config, settings, partial(_price_what_waits, BeginAgain(state.directory)))
+    cards = CardInForce(job.plan.config, settings, partial(_tell_if_awaited, on_card_awaited))
     bounds = TimeBounds(
         settings.metering.max_future_minutes * 60_000, settings.metering.max_age_days * DAY_MS
     )
@@ -139,10 +146,9 @@ def _rate(decoded: Decoded, cards: CardInForce, settings: Settings) -> Decoded:
     return rate_events(known, card, settings.limits, settings.metering.window_retention_hours)
 
 
-def _price_what_waits(job: BeginAgain) -> None:
-    """Under a new card: begin again if it may price some of what this process found unpriced."""
+def _tell_if_awaited(on_card_awaited: Callable[[], None]) -> None:
     if PROCESS.quarantined[QuarantineReason.UNPRICED.value]:
-        job.ask()
+        on_card_awaited()
 
 
 def _keyed(rated: Decoded, state: JobState, homes: tuple[str, ...]) -> tuple[KeyedBatch, list[ShardSlice]]:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from functools import cache
@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dataflows import lifecycle
+from dataflows.begin_again import BeginAgain
 from dataflows.counters import PROCESS, Counters
 from dataflows.metering import build_flow
 from dataflows.metrics import serving_metrics
@@ -61,11 +62,19 @@ class JobRefusedError(JobFailedError):
 def run_job(job: Job) -> None:
     """Run to the end of the input, or until interrupted; then give alerts a bounded time to leave.
 
+    A card that changes meanwhile is taken, and nothing more: see `run_until_wanted_again`.
+
     Raises:
         JobFailedError: a step failed for a reason that the operator can act on; what was durable is kept,
             and the next run goes on from there.
     """
-    _run_flow(job, process_id=None, addresses=None)
+    _run_flow(job, None, None, lambda: None)
+    drain_alerts(job)
+
+
+def run_until_wanted_again(job: Job) -> None:
+    """As `run_job`, but it ends as well when its card has changed and events wait for one (`begin_again`)."""
+    _run_flow(job, None, None, BeginAgain(job.state.directory).ask)
     drain_alerts(job)
 
 
@@ -78,10 +87,12 @@ def run_worker(job: Job, number: int, addresses: list[str]) -> None:
     # Not the parent of this moment: the supervisor may have died while this process came up.
     supervisor = int(os.environ.get(LOCK_HELD_ENV, os.getppid()))
     end_with_parent(supervisor, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    _run_flow(job, process_id=number, addresses=addresses)
+    _run_flow(job, number, addresses, BeginAgain(job.state.directory).ask)
 
 
-def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> None:
+def _run_flow(
+    job: Job, process_id: int | None, addresses: list[str] | None, on_card_awaited: Callable[[], None]
+) -> None:
     epoch = timedelta(seconds=float(job.plan.settings.metering.epoch_interval_seconds))
     recovery = RecoveryConfig(str(job.state.recovery), timedelta(0))
     details = job.state.directory / f"crash-{process_id or 0}.log"
@@ -94,7 +105,7 @@ def _run_flow(job: Job, process_id: int | None, addresses: list[str] | None) -> 
     ):
         try:
             cli_main(
-                build_flow(job, process_id or 0, len(addresses or [""])),
+                build_flow(job, process_id or 0, len(addresses or [""]), on_card_awaited),
                 process_id=process_id,
                 addresses=addresses,
                 epoch_interval=epoch,
