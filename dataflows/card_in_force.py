@@ -1,7 +1,8 @@
 """The rate card of a running job, which may change while it runs.
 
 The files that make the card are looked at once an epoch. When they have changed and then stayed the same for
-an epoch (whoever writes them may not be done before), they are read again. A card in which anything is wrong
+an epoch (whoever writes them may not be done before), they are read again; so they are once after the start,
+since they may have changed while the job was preparing. A card in which anything is wrong
 is refused with all its problems, and the one before stays in force; so it does until the file is mended.
 
 A card is taken between two batches, never within one. Which events it prices is decided by its dates and the
@@ -26,7 +27,7 @@ from pricing.rate_card import RateCard
 from pricing.settings import InvalidSettings, Settings
 
 Stamp: TypeAlias = "tuple[tuple[str, int, int, int], ...]"
-"""Path, inode, size and time of the last change (ns) of every file; noughts for a file that is missing."""
+"""Path, inode, size and time of the last change (ns), of rights too, of every file; noughts without one."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,17 +46,25 @@ def _stamp_of_file(path: Path) -> tuple[str, int, int, int]:
         found = path.stat()
     except OSError:
         return str(path), 0, 0, 0
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+    return str(path), found.st_ino, found.st_size, found.st_ctime_ns
 
 
 class CardInForce:
     """The card of this process. `current` is asked for each batch, with the number of closed epochs."""
 
-    def __init__(self, config: Path, settings: Settings, taken: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Path,
+        settings: Settings,
+        taken: Callable[[RateCard], None],
+        now_ms: Callable[[], int],
+    ) -> None:
         """`settings` are those that the job started with, of which `config` is the file.
 
-        `taken` is called when another card has come into force.
+        `taken` is called with another card that has come into force; `now_ms` is the wall clock, by which
+        alone an operator is warned of what may be published already.
         """
+        self._now_ms = now_ms
         self._config = config
         self._on_taken = taken
         self._settings = settings
@@ -74,9 +83,7 @@ class CardInForce:
 
     def _look(self) -> None:
         stamp = stamp_of(self._config, self._settings)
-        if self._taken is None:
-            self._taken = stamp
-        elif stamp != self._taken and stamp == self._seen:
+        if stamp != self._taken and stamp == self._seen:
             self._taken = stamp
             self._read()
         self._seen = stamp
@@ -103,19 +110,19 @@ class CardInForce:
                 extra={"version": self._card.version, "before": before.version},
             )
             self._tell_if_repriced(before)
-            self._on_taken()
+            self._on_taken(self._card)
 
     def _tell_if_repriced(self, before: RateCard) -> None:
         """What is published keeps its rating, until somebody re-rates it."""
-        from_ms = repriced_from_ms(changes(before, self._card))
-        if from_ms is None or from_ms > PROCESS.event_time_ms:
+        from_ms, now_ms = repriced_from_ms(changes(before, self._card)), self._now_ms()
+        if from_ms is None or from_ms > now_ms:
             return
-        newest = datetime.fromtimestamp(PROCESS.event_time_ms / 1000, timezone.utc)
+        today = datetime.fromtimestamp(now_ms / 1000, timezone.utc).date()
         _log.warning(
             "the new rate card also changes what events from %s on come to; those that are published keep "
             "their rating: meterline rerate --from %s --to %s --card %s shows the difference",
             datetime.fromtimestamp(from_ms / 1000, timezone.utc).isoformat(timespec="milliseconds"),
             datetime.fromtimestamp(from_ms / 1000, timezone.utc).date(),
-            newest.date() + timedelta(days=1),
+            today + timedelta(days=1),
             self._config,
         )

@@ -116,6 +116,8 @@ def rerate(  # an option each
 def close(month: datetime, reopen: bool) -> None:  # noqa: FBT001  # click passes options by name
     """Close a month (UTC): re-ratings change none of its rows any more, and book the difference later."""
     first = date(month.year, month.month, 1)
+    if not 1970 <= first.year < 2100:  # events are of these years
+        raise click.BadParameter(f"{first:%Y-%m} is not a month from 1970-01 to 2099-12")
     with connected_tables() as client:
         (set_open if reopen else set_closed)(client, first, actor_of(os.environ), wall_clock_ms())
         closed = closed_months(client)

@@ -54,13 +54,19 @@ class Counters:
     epoch_seconds: Histogram = field(default_factory=lambda: _histogram("epoch", _EPOCH_BUCKETS))
     publish_seconds: Histogram = field(default_factory=lambda: _histogram("publish", _PUBLISH_BUCKETS))
     _epoch: int = 0
+    _unpriced_before: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def begin_run(self) -> None:
         """A run begins, whose epochs are numbered from 1; a process may have several, one after the other."""
         with self._lock:
             self._epoch = 0
+            self._unpriced_before = self.quarantined["unpriced"]
             self.epoch_closed_at = time.monotonic()
+
+    def unpriced_in_run(self) -> int:
+        """Events of this run that no card could price."""
+        return self.quarantined["unpriced"] - self._unpriced_before
 
     def add(self, **amounts: int) -> None:
         """Add to plain counts by name."""

@@ -24,8 +24,10 @@ from functools import partial
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from dataflows.alerts import wall_clock_ms
+from dataflows.awaited import models_awaiting
 from dataflows.batch import Decoded, RawBatch
 from dataflows.card_in_force import CardInForce
 from dataflows.counters import PROCESS
@@ -50,10 +52,10 @@ from dataflows.steps import (
     split_by_tenant,
 )
 from dataflows.tables import duplicate_rows, priced_rows, quarantine_rows
-from metering.event import QuarantineReason
 from pricing.cap import CapAlert
+from pricing.rate_card import RateCard
 from pricing.settings import LimitSettings, Settings, thresholds
-from sinks.clickhouse import connect
+from sinks.clickhouse import ClickHouseAddress, ClickHouseUnavailableError, connect
 from sinks.metering_sink import MeteringSink
 from sinks.publish import Publisher
 from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
@@ -81,10 +83,11 @@ def build_flow(
     """The steps in their order, for a process that is this one of so many.
 
     Nothing is connected before Bytewax runs them. `on_card_awaited` is called when another card has come into
-    force, and this process has found events unpriced before.
+    force that may price events which wait.
     """
     settings, state = job.plan.settings, job.state
-    cards = CardInForce(job.plan.config, settings, partial(_tell_if_awaited, on_card_awaited))
+    taken = partial(_tell_if_awaited, clickhouse=job.plan.clickhouse, on_card_awaited=on_card_awaited)
+    cards = CardInForce(job.plan.config, settings, taken, wall_clock_ms)
     bounds = TimeBounds(
         settings.metering.max_future_minutes * 60_000, settings.metering.max_age_days * DAY_MS
     )
@@ -146,9 +149,23 @@ def _rate(decoded: Decoded, cards: CardInForce, settings: Settings) -> Decoded:
     return rate_events(known, card, settings.limits, settings.metering.window_retention_hours)
 
 
-def _tell_if_awaited(on_card_awaited: Callable[[], None]) -> None:
-    if PROCESS.quarantined[QuarantineReason.UNPRICED.value]:
+def _tell_if_awaited(
+    card: RateCard, clickhouse: ClickHouseAddress, on_card_awaited: Callable[[], None]
+) -> None:
+    # What this run has found unpriced may not be published yet.
+    if PROCESS.unpriced_in_run() or _is_awaited(card, clickhouse):
         on_card_awaited()
+
+
+def _is_awaited(card: RateCard, clickhouse: ClickHouseAddress) -> bool:
+    try:
+        client = connect(clickhouse)
+        try:
+            return bool(models_awaiting(client, card))
+        finally:
+            client.close()
+    except (ClickHouseError, ClickHouseUnavailableError):
+        return True  # it is looked at again when the job begins
 
 
 def _keyed(rated: Decoded, state: JobState, homes: tuple[str, ...]) -> tuple[KeyedBatch, list[ShardSlice]]:

@@ -13,37 +13,32 @@ from collections.abc import Callable, Mapping
 from clickhouse_connect.driver.client import Client
 
 from dataflows.alerts import wall_clock_ms
+from dataflows.awaited import models_awaiting
 from dataflows.card_file import compiled
 from dataflows.requeue import finish_begun, requeue, waiting_lines
 from dataflows.run import run_job
 from dataflows.start import Job, prepare
 from metering.event import QuarantineReason
-from pricing.card_match import numbers_of
 from sinks.clickhouse import connect
-
-MODELS_MAX = 10_000
-"""Models looked at each time; more than these were made up by somebody."""
-
-_MODELS = """
-SELECT DISTINCT model FROM quarantine_log FINAL
-WHERE reason = {reason:String} AND resolved_at IS NULL ORDER BY model LIMIT {limit:UInt32}
-"""
 
 _log = logging.getLogger(__name__)
 
 
 def with_waiting_priced(job: Job, environment: Mapping[str, str]) -> Job:
-    """The job, prepared again if events that waited in quarantine were put through it.
+    """The job, prepared again as often as events that waited in quarantine were put through it.
 
     Raises:
         OPERATOR_ERRORS, JobFailedError: as `prepare` and a run do.
     """
-    client = connect(job.plan.clickhouse)
-    try:
-        priced = price_waiting(job, client, wall_clock_ms(), run_job)
-    finally:
-        client.close()
-    return prepare(environment) if priced else job
+    while True:
+        client = connect(job.plan.clickhouse)
+        try:
+            priced = price_waiting(job, client, wall_clock_ms(), run_job)
+        finally:
+            client.close()
+        if not priced:
+            return job
+        job = prepare(environment)  # whose card may be another one by now, which knows more of what waits
 
 
 def price_waiting(job: Job, client: Client, now_ms: int, run: Callable[[Job], None]) -> int:
@@ -57,11 +52,7 @@ def price_waiting(job: Job, client: Client, now_ms: int, run: Callable[[Job], No
         run: runs a job to the end of its input.
     """
     begun = finish_begun(job, client, run)
-    card = compiled(job.plan.settings.pricing)
-    found = client.query(
-        _MODELS, parameters={"reason": QuarantineReason.UNPRICED.value, "limit": MODELS_MAX}
-    ).result_rows
-    models = [model for (model,) in found if numbers_of(card.index, card.rules, "", model)]
+    models = models_awaiting(client, compiled(job.plan.settings.pricing))
     if not models:
         return begun
     pages = waiting_lines(client, QuarantineReason.UNPRICED.value, "", models)

@@ -226,6 +226,8 @@ def _shown(cell: Any) -> str:
         return f"{cell:,}"
     if isinstance(cell, datetime):
         return cell.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(cell, (list, tuple)):
+        return ", ".join(_shown(item) for item in cell)
     return str(cell)
 
 
@@ -241,11 +243,19 @@ def render_csv(table: ReportTable) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.columns)
-    writer.writerows(["" if cell is None else _exact(cell) for cell in row] for row in table.rows)
+    writer.writerows([_csv_cell(cell) for cell in row] for row in table.rows)
     return text.getvalue()
+
+
+def _csv_cell(cell: Any) -> Any:
+    if isinstance(cell, (list, tuple)):
+        return ", ".join(str(_exact(item)) for item in cell)
+    return "" if cell is None else _exact(cell)
 
 
 def _exact(cell: Any) -> Any:
     if isinstance(cell, Decimal):
         return format(cell, "f")
+    if isinstance(cell, (list, tuple)):
+        return [_exact(item) for item in cell]
     return cell.isoformat() if isinstance(cell, (date, datetime)) else cell

@@ -210,8 +210,10 @@ def set_closed(client: Client, month: date, actor: str, now_ms: int) -> None:
     """Close a month: re-ratings edit none of its rows any more.
 
     Raises:
-        RerateRefusedError: a re-rating is not finished; the month stays open.
+        RerateRefusedError: a re-rating is not finished; the month stays as it was.
     """
+    if month in closed_months(client):
+        return
     _change(client, month, actor, now_ms, 1)
     try:
         # After it was written: a re-rating that begins from now on sees it.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from itertools import pairwise
 from typing import TypeVar
 
-from pricing.card_match import Rank, may_both_apply, rank_of
-from pricing.card_values import Contract, Rule
+from pricing.card_match import Rank, may_both_apply, may_share_events, rank_of
+from pricing.card_text import instant_text
+from pricing.card_values import PLAIN_RATES, Contract, Rates, Rule
 from pricing.settings_yaml import Problem
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -32,10 +33,28 @@ E = TypeVar("E", Rule, Contract)
 def card_problems(
     rules: Sequence[tuple[Place, Rule]], contracts: Sequence[tuple[Place, Contract]]
 ) -> Iterator[Problem]:
-    """Every contradiction and every gap, of entries in which nothing is wrong by itself."""
+    """Every contradiction and every gap, of entries in which nothing is wrong by itself.
+
+    Between the dates of two contracts there may be a gap: the list price holds in it.
+    """
     yield from _contradictions(rules, lambda _: "")
     yield from _contradictions(contracts, lambda contract: contract.tenant)
     yield from _gaps(rules)
+    yield from _unsaid_prices(rules, contracts)
+
+
+def _unsaid_prices(
+    rules: Sequence[tuple[Place, Rule]], contracts: Sequence[tuple[Place, Contract]]
+) -> Iterator[Problem]:
+    """Contracts whose own price lacks a rate that a rule of theirs has, and would take it from a whole."""
+    for place, contract in contracts:
+        if contract.price is None:
+            continue
+        for rule_place, rule in rules:
+            unsaid = unsaid_rates(contract.price, rule)
+            if unsaid and may_share_events(contract, rule):
+                yield Problem(f"{place}.price", f"lacks {' and '.join(unsaid)}, which {rule_place} has")
+                break
 
 
 def _contradictions(entries: Sequence[tuple[Place, E]], apart: Callable[[E], str]) -> Iterator[Problem]:
@@ -67,8 +86,8 @@ def _gaps(rules: Sequence[tuple[Place, Rule]]) -> Iterator[Problem]:
             if end is not None and begin is not None and end < begin and not rule.gap_intended:
                 yield Problem(
                     str(place),
-                    f"begins at {_written(begin)}, but {before_place} ends at {_written(end)}, and nothing "
-                    "is priced in between: let one end when the other begins, or say gap: intended",
+                    f"begins at {instant_text(begin)}, but {before_place} ends at {instant_text(end)}, and "
+                    "nothing is priced in between: let one end when the other begins, or say gap: intended",
                 )
 
 
@@ -77,6 +96,9 @@ def _scope(rule: Rule) -> str:
     return repr([*(getattr(rule, name) for name in names), rule.time_of_day])
 
 
-def _written(instant_ms: int) -> str:
-    moment = (_EPOCH + timedelta(milliseconds=instant_ms)).isoformat(timespec="milliseconds")
-    return moment.replace(".000", "").replace("+00:00", "Z")
+def unsaid_rates(price: Rates, cost: Rates) -> list[str]:
+    """Rates of token classes that a cost names and a price does not."""
+    absent = [
+        name for name in PLAIN_RATES[2:] if getattr(price, name) is None and getattr(cost, name) is not None
+    ]
+    return absent + [f"{name}_rate" for name in cost.modality_rates if name not in price.modality_rates]

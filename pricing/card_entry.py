@@ -17,6 +17,7 @@ from pricing.card_values import (
     ALL_CLASSES,
     EVERY_TIER,
     MODEL_CLAUSES,
+    PLAIN_RATES,
     STANDARD_TIERS,
     WHOLE_OF,
     Clause,
@@ -38,14 +39,6 @@ REGEX_LOOPS_MAX = 2
 UNCONFIRMED_RATE_MAX = Decimal("0.01")
 """USD per token. Real rates are far below; one above it was most likely meant for a million tokens."""
 
-PLAIN_RATES = (
-    "input_rate",
-    "output_rate",
-    "cache_read_rate",
-    "cache_write_rate",
-    "cache_write_1h_rate",
-    "reasoning_rate",
-)
 MODALITY_RATES = {f"{name}_rate": name for name in WHOLE_OF}
 
 _ZERO = Decimal(0)

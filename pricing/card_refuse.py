@@ -18,6 +18,7 @@ from pricing.usage_units import read_units, split_classes, units_in, without_rat
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
+_DAY_MS = 86_400_000
 _TOKEN_FIELDS = (
     "input_tokens",
     "output_tokens",
@@ -41,9 +42,10 @@ def refusals(card: RateCard, events: pl.DataFrame, assigned: Assigned) -> dict[i
     at = [event for event in np.flatnonzero(assigned.row < 0).tolist() if event not in refused]
     told: dict[tuple[Any, ...], str] = {}
     for event, asked in zip(at, events.select(_NAMES)[at].rows(), strict=True):
-        if asked not in told:
-            told[asked] = _lacking(card, int(assigned.row[event]), dict(zip(_NAMES, asked, strict=True)))
-        refused[event] = InvalidEvent(QuarantineReason.UNPRICED, told[asked])
+        what = (*asked[:-1], asked[-1] // _DAY_MS, int(assigned.row[event]))
+        if what not in told:
+            told[what] = _lacking(card, int(assigned.row[event]), dict(zip(_NAMES, asked, strict=True)))
+        refused[event] = InvalidEvent(QuarantineReason.UNPRICED, told[what])
     return refused
 
 
@@ -90,5 +92,7 @@ def _lacking(card: RateCard, row: int, event: Mapping[str, Any]) -> str:
         if not left:
             told = "" if name == "provider" else f"{name} {event[name]!r} of "
             return f"the rate card has no rate for {told}{model}"
-    moment = (_EPOCH + event["timestamp_ms"] * _MILLISECOND).isoformat(timespec="milliseconds")
-    return f"the rate card has no rate for {model} that is in force at {moment}"
+    # By day, so that a million events have no million reasons.
+    day = (_EPOCH + event["timestamp_ms"] * _MILLISECOND).date()
+    tier = f"service_tier {event['service_tier']!r} of " if event["service_tier"] else ""
+    return f"the rate card has no rate for {tier}{model} that is in force at its time on {day}"

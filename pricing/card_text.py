@@ -11,8 +11,8 @@ from datetime import datetime, timedelta, timezone
 from decimal import Context, Decimal, Inexact
 from typing import TypeAlias
 
-from pricing.card_entry import PLAIN_RATES, UNCONFIRMED_RATE_MAX
-from pricing.card_values import Clause, ContextTier, Rates, Rule, TimeOfDay
+from pricing.card_entry import UNCONFIRMED_RATE_MAX
+from pricing.card_values import PLAIN_RATES, Clause, ContextTier, Rates, Rule, TimeOfDay
 
 _EXACT = Context(prec=100, traps=[Inexact])
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

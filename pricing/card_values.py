@@ -36,6 +36,17 @@ EVERY_TIER = "*"
 MODEL_CLAUSES = ("equals", "starts_with", "ends_with", "contains", "regex")
 
 
+PLAIN_RATES = (
+    "input_rate",
+    "output_rate",
+    "cache_read_rate",
+    "cache_write_rate",
+    "cache_write_1h_rate",
+    "reasoning_rate",
+)
+"""Keys of the rates of plain token classes; the first two are required."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clause:
     """A condition on the name of a model.

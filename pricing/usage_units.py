@@ -62,7 +62,8 @@ def read_units(attributes: Mapping[str, str]) -> Units:
             raise InvalidEvent(
                 QuarantineReason.INVALID_VALUE, f"attributes: {key} is not a whole number of 0 or more"
             )
-        count = int(text[:_DIGITS_MAX])
+        digits = text.lstrip("0")
+        count = int(digits[:_DIGITS_MAX] or "0")
         if count > TOKENS_MAX:
             raise InvalidEvent(QuarantineReason.OUT_OF_RANGE, f"attributes: {key} is more than {TOKENS_MAX}")
         name = key.removeprefix(PREFIX)

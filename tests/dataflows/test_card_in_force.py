@@ -13,6 +13,7 @@ from dataflows.card_file import compiled
 from dataflows.card_in_force import CardInForce
 from dataflows.connections import read_settings
 from dataflows.counters import PROCESS
+from pricing.rate_card import RateCard
 
 CONFIG = "pricing: {{cards: [cards], rules: [{{model: a, input_rate: {rate}, output_rate: 0}}]}}\n{more}"
 BROKEN = "pricing: {cards: [cards], rules: [{model: a, input_rate: -1, output_rate: 0}]}\n"
@@ -29,7 +30,9 @@ class Running:
         self.write("cards/b.yaml", "rules: [{model: b, input_rate: 0.002, output_rate: 0}]\n")
         self.write("meterline.yaml", CONFIG.format(rate="0.001", more=""))
         self.first = self.on_disk()
-        self.cards = CardInForce(root / "meterline.yaml", read_settings(str(self.config)), self.count)
+        self.now_ms = 0
+        settings = read_settings(str(self.config))
+        self.cards = CardInForce(self.config, settings, self.count, lambda: self.now_ms)
         self.version()
 
     @property
@@ -42,7 +45,7 @@ class Running:
     def on_disk(self) -> str:
         return compiled(read_settings(str(self.config)).pricing).version
 
-    def count(self) -> None:
+    def count(self, _: RateCard) -> None:
         self.taken += 1
 
     def version(self) -> str:
@@ -80,6 +83,14 @@ def test_a_card_that_has_changed_is_taken_once_it_has_stayed_the_same_for_an_epo
     assert running.version() == new
     assert running.cards.current(running.epoch).version == new
     assert (running.taken, PROCESS.rate_card_version) == (1, new)
+
+
+def test_a_card_that_changed_while_the_job_was_preparing_is_taken(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    stale = read_settings(str(running.config))
+    dearer(running)
+    cards = CardInForce(running.config, stale, running.count, lambda: 0)
+    assert [cards.current(epoch).version for epoch in (1, 2)] == [running.first, running.on_disk()]
 
 
 def test_within_an_epoch_nobody_looks(running: Running) -> None:
@@ -143,25 +154,23 @@ def test_what_is_no_card_waits_for_a_restart(running: Running, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize(
-    ("more", "seen", "told"),
+    ("more", "today", "told"),
     [
         ("effective_until: 2026-03-01T00:00:00Z", "2026-03-02", "--from 2026-03-01 --to 2026-03-03 --card"),
         ("effective_until: 2026-03-01T00:00:00Z", "2026-02-28", ""),
         ("multiplier: 2", "2026-02-28", "--from 1970-01-01 --to 2026-03-01 --card"),
         ("multiplier: 1", "2026-02-28", ""),
     ],
-    ids=["from a date that is read", "from one to come", "from the beginning", "nothing"],
+    ids=["from a date that is past", "from one to come", "from the beginning", "nothing"],
 )
 def test_a_card_that_reprices_what_is_published_says_so(
     running: Running,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     more: str,
-    seen: str,
+    today: str,
     told: str,
 ) -> None:
-    newest = datetime.fromisoformat(f"{seen}T00:00:00+00:00")
-    monkeypatch.setattr(PROCESS, "event_time_ms", int(newest.timestamp() * 1000))
+    running.now_ms = int(datetime.fromisoformat(f"{today}T00:00:00+00:00").timestamp() * 1000)
     running.write(
         "meterline.yaml",
         f"pricing: {{cards: [cards], rules: [{{model: a, input_rate: 0.001, output_rate: 0, {more}}}]}}",

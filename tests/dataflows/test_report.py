@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from dataflows.report import ReportTable, render_text, unpriced_report
+from dataflows.report import ReportTable, render_csv, render_json, render_text, unpriced_report
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrate
 
@@ -86,3 +86,10 @@ def test_what_waits_for_a_rate_is_counted_by_provider_model_and_tier(clickhouse_
     ]
     assert table.totals[3:6] == (6, 2**40 + 50, 5)
     assert (first.rows, first.totals) == (table.rows[:1], table.totals)
+
+
+def test_lists_are_shown_in_every_form() -> None:
+    table = ReportTable("t", ("closed",), (([date(2026, 3, 1), date(2026, 4, 1)],),))
+    assert json.loads(render_json(table))["rows"] == [{"closed": ["2026-03-01", "2026-04-01"]}]
+    assert "2026-03-01, 2026-04-01" in render_text(table)
+    assert render_csv(table) == 'closed\n"2026-03-01, 2026-04-01"\n'

@@ -114,3 +114,12 @@ def test_months_close_and_open_and_stay_open_amid_a_re_rating(client: Client) ->
 def test_the_actor_is_named_or_is_the_user() -> None:
     assert actor_of({"METERLINE_ACTOR": "billing"}) == "billing"
     assert actor_of({}) == actor_of({"METERLINE_ACTOR": ""}) != ""
+
+
+def test_a_month_that_is_closed_stays_so_when_it_is_closed_again_amid_a_re_rating(client: Client) -> None:
+    set_closed(client, FEBRUARY, "tester", NOON_MS)
+    begun(client)
+    set_closed(client, FEBRUARY, "tester", NOON_MS + 10)
+    with pytest.raises(RerateRefusedError):
+        set_closed(client, MARCH, "tester", NOON_MS + 20)
+    assert closed_months(client) == (FEBRUARY,)

@@ -17,6 +17,7 @@ from tests.integration.running import JOB_SECONDS, QUICK, Place, audit_of, until
 
 NOON_MS = 1_773_748_800_000
 OLD_CARD = "pricing: {rules: [{model: old, input_rate: 0.001, output_rate: 0}]}\n" + QUICK
+NEWER = ", {model: newer, input_rate: 0.002, output_rate: 0}]}"
 NEW_CARD = OLD_CARD.replace("]}", ", {model: new, input_rate: 0.01, output_rate: 0}]}")
 
 
@@ -67,18 +68,22 @@ def test_the_next_run_prices_what_its_card_knows_by_now(tmp_path: Path) -> None:
 def test_a_running_job_takes_the_new_card_and_prices_what_waits(tmp_path: Path, workers: int) -> None:
     paths = [tmp_path / f"events-{number}.jsonl" for number in range(2)]
     for number, path in enumerate(paths):
-        path.write_bytes(line(f"k{number}-old", model="old") + line(f"k{number}-new") * 2)
+        first = line(f"k{number}-old", model="old") + line(f"k{number}-newer", model="newer")
+        path.write_bytes(first + line(f"k{number}-new") * 2)
     with running_clickhouse(tmp_path / "served") as served:
         place = Place(tmp_path, OLD_CARD, served=served.url())
         child = place.start(f"file://{tmp_path}/events-*.jsonl", "--follow", "--workers", str(workers))
         try:
-            until(lambda: len(usage(place)) == 2 and waiting(place) == 4, "what the first card says")
+            until(lambda: len(usage(place)) == 2 and waiting(place) == 6, "what the first card says")
             (tmp_path / "meterline.yaml").write_text(NEW_CARD)
             until(lambda: len(usage(place)) == 4, "what waited is priced")
+            newest = NEW_CARD.replace("]}", NEWER)  # knows what no worker of this start has seen waiting
+            (tmp_path / "meterline.yaml").write_text(newest)
+            until(lambda: len(usage(place)) == 6, "what waited for the next card, too")
             for number, path in enumerate(paths):
                 with path.open("ab") as file:
                     file.write(line(f"k{number}-late") + line(f"k{number}-new"))
-            until(lambda: len(usage(place)) == 6, "the job goes on")
+            until(lambda: len(usage(place)) == 8, "the job goes on")
             time.sleep(0.5)  # for the copies
             assert child.poll() is None
             child.terminate()
@@ -88,7 +93,7 @@ def test_a_running_job_takes_the_new_card_and_prices_what_waits(tmp_path: Path, 
         assert child.returncode == 0, stderr
         assert waiting(place) == 0
         lines = [item for path in paths for item in lines_of_file(path)]
-        expected = audit(lines, load_config(NEW_CARD), now_ms=NOON_MS)
+        expected = audit(lines, load_config(newest), now_ms=NOON_MS)
         found = what_stands(place)
         assert {key[1]: amounts[1] for key, amounts in found["priced"].items()} == {
             key[1]: row.price for key, row in expected.priced.items()

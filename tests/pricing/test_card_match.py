@@ -175,7 +175,7 @@ def test_hours_prevail_over_none_and_are_local(entry: str, time: str, chosen: in
         (
             [NEW],
             {"timestamp_ms": 1_500},
-            "for model m of provider p that is in force at 1970-01-01T00:00:01.500+00:00",
+            "for model m of provider p that is in force at its time on 1970-01-01",
         ),
         (
             ["match: {regex: '^m'}", "match: {regex: 'm$'}"],

@@ -13,7 +13,7 @@ import pytest
 from metering.event import InvalidEvent
 from pricing.rate_card import RateCard, compile_card
 from pricing.settings import load_settings
-from pricing.usage_units import units_in
+from pricing.usage_units import read_units, units_in
 from tests.pricing.card_events import priced
 
 M = "model: m, per: 1_000_000, input_rate: 2, output_rate: 8"
@@ -127,6 +127,11 @@ def test_what_an_event_says_of_itself_is_judged_before_the_card_is_asked() -> No
 def test_a_key_that_hides_behind_an_escape_is_found() -> None:
     told = pl.Series(['{"\\u0075nit.pages": "3"}', "{}"])
     assert units_in(told) == {0: {"unit.pages": "3"}}
+
+
+@pytest.mark.parametrize(("text", "count"), [("0" * 39 + "50", 50), ("0" * 41 + "5", 5), ("0" * 99, 0)])
+def test_zeros_before_a_count_change_nothing(text: str, count: int) -> None:
+    assert read_units({"unit.pages": text}).counts == ({"pages": count} if count else {})
 
 
 SEARCH = f"{M}, units: {{searches: {{rate: 10, per: 1_000}}, pages: {{rate: 0.0015}}}}"
