@@ -64,7 +64,7 @@ def test_the_next_run_prices_what_its_card_knows_by_now(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_running_job_takes_the_new_card_and_prices_what_waits(tmp_path: Path, workers: int) -> None:
     paths = [tmp_path / f"events-{number}.jsonl" for number in range(2)]
     for number, path in enumerate(paths):

@@ -99,7 +99,14 @@ def test_spend_and_its_alerts_stay_as_charged_and_the_books_balance(place: Place
     assert audit_of(place) == (0, "the books balance")
 
 
-@pytest.mark.parametrize("lost", ["nothing", "the state", "the state, and the file is read again"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param("nothing", marks=pytest.mark.long),
+        pytest.param("the state", marks=pytest.mark.long),
+        "the state, and the file is read again",
+    ],
+)
 def test_a_rebuild_sums_what_was_charged(priced: Place, place: Place, lost: str) -> None:
     before = what_stands(place)["spend"]
     applied(place)
@@ -122,6 +129,7 @@ def test_a_configuration_is_kept_with_the_cards_that_it_names(place: Place) -> N
     assert names == [([str(place.root / "other.yaml"), "new.yaml"], NEW)]
 
 
+@pytest.mark.long
 def test_there_and_back_by_the_command(place: Place) -> None:
     before = what_stands(place)
     applied(place)
