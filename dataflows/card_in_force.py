@@ -2,8 +2,8 @@
 
 The files that make the card are looked at once an epoch. When they have changed and then stayed the same for
 an epoch (whoever writes them may not be done before), they are read again; so they are once after the start,
-since they may have changed while the job was preparing. A card in which anything is wrong
-is refused with all its problems, and the one before stays in force; so it does until the file is mended.
+since they may have changed while the job was preparing. A card in which anything is wrong is refused with all
+its problems, and the one before stays in force until the file is mended.
 
 A card is taken between two batches, never within one. Which events it prices is decided by its dates and the
 events' own times, so several workers may take it an epoch apart, and a replay prices as the first run did, as

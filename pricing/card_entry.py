@@ -237,6 +237,7 @@ def _rate(scale: _Scale) -> Callable[[str], Decimal]:
     number = read.decimal("0", str(_RATE_MAX * per), places=_PLACES - scale.per_digits)
 
     def rate(text: str) -> Decimal:
+        """USD for one token, exactly. Raises Unfit: it is no rate, or one that nobody has confirmed."""
         written = number(text)
         value = written.scaleb(-scale.per_digits, _EXACT) if scale.per_digits else written
         if value > UNCONFIRMED_RATE_MAX and written > scale.confirmed:
