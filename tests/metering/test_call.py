@@ -1,0 +1,62 @@
+"""One call comes to one event for each leg, in the contract's fields, each with a key of its own."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from metering.call import Call, Ending, events_of
+from metering.event import parse_line
+from metering.usage import Usage
+
+CALL = Call(tenant_id="acme", model="gpt-asked", started_ms=1_770_000_000_000, provider="openai")
+PLAIN = Usage(provider="openai", model="gpt-served", response_id="resp_1", input_tokens=10, output_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("usage", "retry_count", "key"),
+    [
+        (PLAIN, 0, "resp_1-1"),
+        (PLAIN, 2, "resp_1-3"),
+        (Usage(response_id="resp_1", leg=2, input_tokens=1, output_tokens=1), 0, "resp_1-1-2"),
+        (Usage(input_tokens=1, output_tokens=1), 0, "made-up"),
+        (
+            Usage(response_id="r" * 255, input_tokens=1, output_tokens=1),
+            0,
+            "sha256-9abca337eae7bc230a482404d8a5e6905624b72de2df32b9442d0fa7cc0053b4",
+        ),
+    ],
+)
+def test_the_key_names_response_attempt_and_leg(usage: Usage, retry_count: int, key: str) -> None:
+    call = Call(tenant_id="acme", model="m", started_ms=1, retry_count=retry_count)
+    [event] = events_of(call, [usage], Ending(latency_ms=1), lambda: "made-up")
+    assert event["idempotency_key"] == key
+
+
+def test_what_was_served_stands_before_what_was_asked_for() -> None:
+    [event] = events_of(CALL, [PLAIN], Ending(latency_ms=1), lambda: "k")
+    assert (event["provider"], event["model"]) == ("openai", "gpt-served")
+    [event] = events_of(CALL, [Usage(input_tokens=1, output_tokens=1)], Ending(latency_ms=1), lambda: "k")
+    assert (event["provider"], event["model"]) == ("openai", "gpt-asked")
+
+
+def test_every_event_is_one_that_the_contract_reads() -> None:
+    usage = Usage(
+        model="m",
+        response_id="r",
+        input_tokens=100,
+        output_tokens=50,
+        cache_read_tokens=10,
+        cache_write_tokens=20,
+        cache_write_1h_tokens=5,
+        reasoning_tokens=7,
+        units={"web_searches": 3, "input_audio_tokens": 0},
+        provider_cost=Decimal("1E-9"),
+    )
+    ending = Ending(latency_ms=900, status="error", first_token_latency_ms=120, is_cut=True)
+    [fields] = events_of(CALL, [usage], ending, lambda: "k")
+    event, unknown = parse_line(json.dumps(fields).encode())
+    assert unknown == ()
+    assert event.timestamp_ms == CALL.started_ms
+    assert event.provider_cost == Decimal("0.000000001")
+    assert event.attributes == {"unit.web_searches": "3", "first_token_latency_ms": "120", "stream": "cut"}
