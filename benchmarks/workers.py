@@ -28,7 +28,7 @@ from benchmarks.report import Section, Size, Target, spread
 from benchmarks.servers import fresh_database
 from benchmarks.worker_run import WorkerTimes
 from benchmarks.workload import JOB_CONFIG, Expected, expect, make_lines
-from dataflows.start import prepare, release
+from dataflows.start import prepare, release, share_among
 from dataflows.state import LOCK_HELD_ENV
 from dataflows.supervise import free_addresses
 from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
@@ -161,7 +161,7 @@ def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, count
             "METERLINE_STATE_DIR": state,
         }
         # As the supervisor does: tables and state are there before two workers look for them.
-        prepare(environment)
+        share_among(prepare(environment), count)
         release()
         before = clickhouse.cpu_seconds()
         times = _crew({**environment, LOCK_HELD_ENV: str(os.getpid())}, count, rows)

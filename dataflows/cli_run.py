@@ -23,7 +23,7 @@ from dataflows.connections import FOLLOW_ENV, PlanError
 from dataflows.price_waiting import with_waiting_priced
 from dataflows.rebuild import prepare_rebuilt
 from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, run_until_wanted_again, run_worker
-from dataflows.start import OPERATOR_ERRORS, Job, held_descriptors, prepare
+from dataflows.start import OPERATOR_ERRORS, Job, held_descriptors, prepare, share_among
 from dataflows.supervise import EXIT_REFUSED, Supervisor
 from sinks.clickhouse import ClickHouseUnavailableError
 
@@ -58,7 +58,7 @@ def run_command(workers: int, follow: bool | None, rebuild_state: bool) -> None:
         if workers == 1:
             run_until_wanted_again(job)
         else:
-            _run_workers(job, workers)
+            _run_workers(share_among(job, workers), workers)
         if not wish.grant():
             return
         job = prepare(os.environ)

@@ -114,7 +114,7 @@ def build_flow(
     sink = _sink(job)
     rows = op.merge(
         "rows",
-        op.flat_map("rated_rows", rated, partial(_rated_rows, sinks=sinks)),
+        op.flat_map("rated_rows", rated, partial(_rated_rows, state=state)),
         op.flat_map("judged_rows", judged, partial(_judged_rows, sink=sink)),
         op.map("spend_rows", spend, partial(_spend_row, sinks=sinks)),
     )
@@ -214,16 +214,16 @@ def _ordinals(job: Job) -> frozenset[int]:
     return frozenset(job.state.partitions[name].ordinal for name in job.chosen)
 
 
-def _rated_rows(rated: Decoded, sinks: int) -> Iterator[tuple[str, SinkItem]]:
-    own = rated.partition.ordinal % sinks
-    for number in range(sinks):
-        if number == own:
+def _rated_rows(rated: Decoded, state: JobState) -> Iterator[tuple[str, SinkItem]]:
+    keeper = rated.partition.ordinal % state.progress_partitions
+    for number in range(state.sink_partitions):
+        if number == keeper:
             partition = rated.partition
             yield str(number), Progress(partition.source, partition.number, rated.next_offset, rated.read)
         else:
             yield str(number), Heartbeat()
     if len(rated.quarantined):
-        yield str(own), TableRows("quarantine_log", quarantine_rows(rated.quarantined, rated.partition))
+        yield str(keeper), TableRows("quarantine_log", quarantine_rows(rated.quarantined, rated.partition))
 
 
 def _judged_rows(item: tuple[str, Judged], sink: MeteringSink) -> Iterator[tuple[str, SinkItem]]:

@@ -347,10 +347,11 @@ def _states(logs: list[ShardLog], marks: Watermarks) -> Iterator[tuple[str, str]
 
 def _sink_states(job: Job, resumes: tuple[Resume, ...], alerts: list[CapAlert]) -> dict[str, str]:
     sinks = job.state.sink_partitions
+    keepers = job.state.progress_partitions
     progress: list[dict[str, list[int]]] = [{} for _ in range(sinks)]
     for one in resumes:
         name = json.dumps([one.partition.source, one.partition.number])
-        progress[one.partition.ordinal % sinks][name] = [one.next_offset, one.events_read]
+        progress[one.partition.ordinal % keepers][name] = [one.next_offset, one.events_read]
     handed_over: list[list[dict[str, Any]]] = [[] for _ in range(sinks)]
     handed_over[0] = [alert_to_json(one) for one in alerts]
     memories = [

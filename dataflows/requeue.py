@@ -34,7 +34,7 @@ from dataflows.decode import TimeBounds, decode
 from dataflows.rate import refuse_unpriced
 from dataflows.run import JobFailedError
 from dataflows.segments import fsync_directory
-from dataflows.start import Job, sink_partitions
+from dataflows.start import Job
 from dataflows.state import open_state
 from dataflows.steps import CONTENT_FIELDS, DAY_MS, HOUR_MS, content_hashes
 from metering.event import QuarantineReason
@@ -288,7 +288,7 @@ def _insist_on_all(client: Client, path: Path) -> None:
 def _over(job: Job, path: Path) -> Job:
     """The same job, reading one file to its end."""
     source = str(path)
-    state = open_state(job.plan.state_dir, [(source, 0)], sink_partitions(job.plan))
+    state = open_state(job.plan.state_dir, [(source, 0)], 1)
     plan = replace(job.plan, source=f"file://{source}", follow=False)
     return replace(job, plan=plan, state=state, chosen=frozenset({f"{source}/0"}))
 

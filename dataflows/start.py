@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataflows.alerts import AlertRoutes
 from dataflows.connections import (
@@ -43,9 +43,6 @@ from sinks.publish import RefusedInsertError
 from sinks.spend_sums import newest_generation
 from sinks.stage import DamagedBlockError
 from sinks.webhook import WebhookEndpoint
-
-SERVER_SINK_PARTITIONS = 2
-"""Sink partitions against a server. Each makes blocks of its own: the fewer they are, the less is merged."""
 
 OPERATOR_ERRORS = (
     PlanError,
@@ -129,7 +126,7 @@ def begin(ready: Ready, generation: int) -> Job:
         CorruptStateError: the state is damaged.
     """
     plan = ready.plan
-    state = open_state(plan.state_dir, ready.inputs, sink_partitions(plan), generation)
+    state = open_state(plan.state_dir, ready.inputs, 1, generation)
     if _HELD:  # of several workers the process that started them looks: no flow runs yet
         check_store(state.recovery)
     routes = AlertRoutes(
@@ -143,9 +140,13 @@ def begin(ready: Ready, generation: int) -> Job:
     return Job(plan, state, chosen, routes)
 
 
-def sink_partitions(plan: JobPlan) -> int:
-    """How many sink partitions the job's ClickHouse is good for: the embedded engine belongs to one."""
-    return 1 if plan.clickhouse.embedded else SERVER_SINK_PARTITIONS
+def share_among(job: Job, workers: int) -> Job:
+    """The job with a sink partition for each worker, so that rows are published by the worker that has them.
+
+    One that was shared among more keeps theirs. Each partition inserts by itself: more than there are workers
+    would only make ClickHouse's inserts smaller.
+    """
+    return replace(job, state=open_state(job.plan.state_dir, (), min(workers, job.state.shards)))
 
 
 def hold(plan: JobPlan, environment: Mapping[str, str]) -> None:

@@ -58,6 +58,9 @@ class JobState:
     hash_seed: int
     shards: int
     sink_partitions: int
+    progress_partitions: int
+    """How many of these keep the progress of inputs: as many as there were when the state began, since what
+    one of them remembers of an input cannot be moved to another."""
     generation: int
     """Of the sums of spend: those of a greater one prevail (see `sinks.rows.window_rows`)."""
     partitions: Mapping[str, Partition]
@@ -137,6 +140,7 @@ def open_state(
     state = replace(
         known,
         sink_partitions=max(known.sink_partitions, sink_partitions),
+        progress_partitions=known.progress_partitions or sink_partitions,
         partitions=MappingProxyType(partitions),
     )
     if state != known or not path.exists():
@@ -197,7 +201,7 @@ def recognise_topic(directory: Path, topic: str, identity: str) -> None:
 def _read(path: Path, generation: int) -> JobState:
     """What the file holds; the beginning of a state of this generation where there is none."""
     if not path.exists():
-        return JobState(path.parent, secrets.randbits(63), SHARDS, 0, generation, MappingProxyType({}))
+        return JobState(path.parent, secrets.randbits(63), SHARDS, 0, 0, generation, MappingProxyType({}))
     try:
         content = _read_json(path)
         partitions = [
@@ -209,6 +213,7 @@ def _read(path: Path, generation: int) -> JobState:
             int(content["hash_seed"]),
             int(content["shards"]),
             int(content["sink_partitions"]),
+            int(content.get("progress_partitions", content["sink_partitions"])),
             int(content["generation"]),
             MappingProxyType({partition.name: partition for partition in partitions}),
         )
@@ -223,6 +228,7 @@ def _write(path: Path, state: JobState) -> None:
         "hash_seed": state.hash_seed,
         "shards": state.shards,
         "sink_partitions": state.sink_partitions,
+        "progress_partitions": state.progress_partitions,
         "generation": state.generation,
         "partitions": [
             {"source": partition.source, "number": partition.number}

@@ -27,7 +27,8 @@ def test_inputs_keep_their_ordinals_and_the_seed_stays(tmp_path: Path) -> None:
         "topic/1": 1,
         "other/0": 2,
     }
-    assert second.sink_partitions == 4
+    assert (first.sink_partitions, second.sink_partitions) == (1, 4)
+    assert second.progress_partitions == 1, "what the first remembers of an input stays with it"
     assert open_state(tmp_path, [], 1) == second, "nothing that a snapshot may name ever goes"
 
 
