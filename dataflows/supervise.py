@@ -99,6 +99,8 @@ class Supervisor:
                 if not failed or never_began:
                     return 0
                 refused = EXIT_REFUSED in failed
+                if self._stop_at is not None and not refused and not lifecycle.asked_to_stop():
+                    return 0  # they were to end only to begin again, from what was durable
                 code = EXIT_REFUSED if refused else _shell_code(failed[0])
                 pause = budget.pause_seconds(codes, time.monotonic() - started)
                 if pause is None or self._stop_at is not None:

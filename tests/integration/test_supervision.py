@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dataflows.supervise import EXIT_REFUSED, STEADY_SECONDS, RestartBudget
+from dataflows.supervise import EXIT_REFUSED, STEADY_SECONDS, RestartBudget, Supervisor
 from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
@@ -165,6 +165,22 @@ def test_a_worker_whose_supervisor_died_before_it_was_up_ends_too() -> None:
     command = [sys.executable, "-c", SHORT_SUPERVISOR, LATE_WORKER]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     until(lambda: not alive(int(done.stdout)), "the orphan ends")
+
+
+def test_workers_that_die_while_they_end_to_begin_again_do_not_end_the_job() -> None:
+    killed: list[str] = []
+
+    def wanted_again_and_killed() -> bool:
+        for pid in children_of(os.getpid()):
+            command = ["ps", "-o", "command=", "-p", str(pid)]
+            shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            if " worker " in shown:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(shown)
+        return True
+
+    assert Supervisor(2, os.environ, (), wanted_again_and_killed).run() == 0
+    assert len(killed) == 2
 
 
 def alive(pid: int) -> bool:
