@@ -10,13 +10,22 @@ import signal
 import sys
 from types import FrameType
 
+_OURS = ("dataflows", "metering", "pricing", "sinks")
+
 
 def main() -> None:
     """Run the command."""
     if sys.argv[1:2] == ["run"]:
         signal.signal(signal.SIGTERM, _end_well)
-    from dataflows.cli import main as command  # noqa: PLC0415  # after the signal is heard
-
+    try:
+        from dataflows.cli import main as command  # noqa: PLC0415  # after the signal is heard
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] in _OURS:
+            raise
+        sys.exit(
+            f"meterline: the package {exc.name} is missing; only the SDK is installed here. "
+            "The commands need pip install 'meterline[pipeline]'"
+        )
     command()
 
 
