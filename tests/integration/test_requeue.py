@@ -216,7 +216,7 @@ class CrashError(Exception):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("finisher", ["requeue", "run"])
+@pytest.mark.parametrize("finisher", [pytest.param("requeue", marks=pytest.mark.long), "run"])
 @pytest.mark.parametrize("when", [pytest.param("before the run", marks=pytest.mark.long), "after the run"])
 def test_a_requeue_that_crashed_is_finished_by_the_next(tmp_path: Path, when: str, finisher: str) -> None:
     with running_clickhouse(tmp_path / "ch") as server:

@@ -104,7 +104,7 @@ def test_spend_and_its_alerts_stay_as_charged_and_the_books_balance(place: Place
     [
         pytest.param("nothing", marks=pytest.mark.long),
         pytest.param("the state", marks=pytest.mark.long),
-        "the state, and the file is read again",
+        pytest.param("the state, and the file is read again", marks=pytest.mark.long),
     ],
 )
 def test_a_rebuild_sums_what_was_charged(priced: Place, place: Place, lost: str) -> None:
