@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from metering import misread
-from metering.output_text import OutputText
+from metering.bounded_text import BoundedText
 from metering.payload import get, items, path
 from metering.usage import Usage
 from metering.usage_anthropic import AnthropicReader
@@ -22,6 +22,9 @@ from metering.usage_bedrock import ConverseReader
 from metering.usage_gemini import GeminiReader
 from metering.usage_openai import ChatReader
 from metering.usage_openai_responses import ResponsesReader
+
+OUTPUT_TEXT_CHARS_MAX = 1024 * 1024
+"""So many characters of an answer are kept: more than 128,000 tokens of English, which few models exceed."""
 
 _ANTHROPIC_EVENTS = (
     *("message", "message_start", "message_delta", "message_stop"),
@@ -79,7 +82,7 @@ class StreamReader:
     def __init__(self, provider: str = "", model: str = "") -> None:
         self._provider = provider
         self._model = model
-        self._output = OutputText()
+        self._output = BoundedText(OUTPUT_TEXT_CHARS_MAX)
         self._reader: _Reader | None = None
 
     def feed(self, chunk: object) -> None:
@@ -107,8 +110,11 @@ class StreamReader:
 
     @property
     def output_text(self) -> str:
-        """What could be seen of the answer so far, up to `OUTPUT_TEXT_CHARS_MAX` characters."""
-        return self._output.text
+        """What could be seen of the answer so far, up to `OUTPUT_TEXT_CHARS_MAX` characters.
+
+        Text, refusals, reasoning that is shown and the arguments of tool calls alike: all are output tokens.
+        """
+        return self._output.text()
 
     @property
     def output_chars(self) -> int:

@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass, replace
 
 from metering import misread
-from metering.output_text import OutputText
+from metering.bounded_text import BoundedText
 from metering.payload import counts, get, identifier, items, label, path, replace_counts
 from metering.served_tier import tier_with_speed
 from metering.usage import Usage
@@ -94,7 +94,7 @@ def _home_provider(response_id: str, model: str) -> str:
 class AnthropicReader:
     """Events of a message's stream, or all of a message, in; its usage out."""
 
-    def __init__(self, provider: str, output: OutputText) -> None:
+    def __init__(self, provider: str, output: BoundedText) -> None:
         self._provider = provider
         self._output = output
         self._id = ""

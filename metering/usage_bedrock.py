@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 
-from metering.output_text import OutputText
+from metering.bounded_text import BoundedText
 from metering.payload import counts, get, identifier, items, label, path, replace_counts
 from metering.served_tier import tier_with_speed
 from metering.usage import Usage
@@ -41,7 +41,7 @@ class ConverseReader:
     has the request's id.
     """
 
-    def __init__(self, provider: str, output: OutputText, model: str) -> None:
+    def __init__(self, provider: str, output: BoundedText, model: str) -> None:
         self._provider = provider
         self._output = output
         self._asked = model_and_region(model)[0]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 
-from metering.output_text import OutputText
+from metering.bounded_text import BoundedText
 from metering.payload import count, counts, get, identifier, items, label, path, replace_counts
 from metering.usage import Usage
 
@@ -47,7 +47,7 @@ def _details(usage: object, *names: str) -> dict[str, int]:
 class GeminiReader:
     """Chunks of an answer, or all of one, in; its usage out."""
 
-    def __init__(self, provider: str, output: OutputText) -> None:
+    def __init__(self, provider: str, output: BoundedText) -> None:
         self._provider = provider
         self._output = output
         self._id = ""

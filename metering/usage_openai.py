@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from metering.output_text import OutputText
+from metering.bounded_text import BoundedText
 from metering.payload import count, counts, get, identifier, items, label, path, replace_counts, usd
 from metering.served_tier import openai_tier
 from metering.usage import Usage
@@ -32,7 +32,7 @@ def home_provider(model: str) -> str:
 class ChatReader:
     """Chunks of a chat completion, or all of one, in; its usage out."""
 
-    def __init__(self, provider: str, output: OutputText) -> None:
+    def __init__(self, provider: str, output: BoundedText) -> None:
         self._provider = provider
         self._output = output
         self._id = ""

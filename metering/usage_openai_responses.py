@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from decimal import Decimal
 
-from metering.output_text import OutputText
+from metering.bounded_text import BoundedText
 from metering.payload import count, counts, get, identifier, items, label, path, replace_counts, usd
 from metering.served_tier import openai_tier
 from metering.usage import Usage
@@ -37,7 +37,7 @@ _OPEN_STATUSES = ("queued", "in_progress")
 class ResponsesReader:
     """Events of a response's stream, or all of a response, in; its usage out."""
 
-    def __init__(self, provider: str, output: OutputText) -> None:
+    def __init__(self, provider: str, output: BoundedText) -> None:
         self._provider = provider
         self._output = output
         self._id = ""
