@@ -7,7 +7,6 @@ of another type than it should be is None: not said, which is never the same as 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
@@ -134,8 +133,10 @@ def usd(value: object) -> Decimal | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
-        value = repr(value) if math.isfinite(value) else None
-    elif isinstance(value, (int, Decimal)):
+        value = repr(value)
+    elif isinstance(value, Decimal):
+        value = str(value) if value.is_finite() else None
+    elif isinstance(value, int):
         value = str(value) if 0 <= value < _COST_END else None
     if not isinstance(value, str) or not _PLAIN_NUMBER.fullmatch(value):
         return None

@@ -34,6 +34,7 @@ _CONVERSE_EVENTS = (
     *("messageStart", "messageStop"),
     *("contentBlockStart", "contentBlockDelta", "contentBlockStop"),
 )
+_ANTHROPIC_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _GEMINI_COUNTS = (
     *("promptTokenCount", "prompt_token_count", "totalTokenCount", "total_token_count"),
     *("candidatesTokenCount", "candidates_token_count", "trafficType", "traffic_type"),
@@ -53,7 +54,7 @@ def usages_of(response: object, provider: str = "", model: str = "") -> list[Usa
     """The legs of a whole answer, its own first; none if its shape is not known. Never raises.
 
     A line of the results of a batch is read as the answer in it. OpenAI's answers in one say tier `default`,
-    and are `batch` all the same.
+    and are `batch` all the same. A list is read as the chunks of one answer: Gemini streams so without events.
 
     Args:
         model: What was asked for: of use for Converse, whose answers do not name their model.
@@ -65,7 +66,8 @@ def usages_of(response: object, provider: str = "", model: str = "") -> list[Usa
     elif get(response, "custom_id") is not None:
         response = path(response, "result", "message")
     reader = StreamReader(provider, model)
-    reader.feed(response)
+    for chunk in items(response) or [response]:
+        reader.feed(chunk)
     usages = reader.usages()
     return [replace(usage, service_tier="batch") for usage in usages] if is_batch else usages
 
@@ -74,7 +76,8 @@ class StreamReader:
     """Chunks of one answer in, as its stream brings them; what it used out, at any moment. Never raises.
 
     Cumulative usage is replaced, never summed, and chunks without any change nothing. What a stream that was
-    cut has not told is None. `is_complete` says that the answer's end was seen, told usage or not.
+    cut has not told is None. `is_complete` says that the answer's end was seen, told usage or not. A whole
+    answer may be fed too, for its `output_text`.
     """
 
     __slots__ = ("_model", "_output", "_provider", "_reader")
@@ -138,6 +141,8 @@ class StreamReader:
             return ChatReader(self._provider, self._output)
         if get(chunk, "object") == "response" or (isinstance(kind, str) and kind.startswith("response.")):
             return ResponsesReader(self._provider, self._output)
+        if kind is None and get(usage, *_ANTHROPIC_COUNTS) is not None:
+            return AnthropicReader(self._provider, self._output)
         if kind is None and get(usage, "input_tokens", "output_tokens") is not None:
             return ResponsesReader(self._provider, self._output)
         return None

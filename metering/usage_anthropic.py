@@ -11,7 +11,8 @@ tier, speed and place. Some gateways put zeros into one of the two, so a zero re
 `iterations` tells what was billed, attempt by attempt. The usage around it is of the attempt that made the
 message: its sampling iterations and, after a fallback, that of the model that served. Not in it, and so legs
 of their own, are compactions, what an advising model used, and attempts that declined after they had begun
-to answer; those that declined before are not billed, and no leg.
+to answer; those that declined before are not billed, and no leg. Whether a refusal without output is billed
+depends on its category: the message's own leg is told as it is reported.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class AnthropicReader:
     def feed(self, event: object) -> None:
         """Take over what an event, or the message itself, says."""
         kind = get(event, "type")
-        if kind == "message":
+        if kind == "message" or (kind is None and get(event, "usage") is not None):
             self._read_message(event)
             self._read_usage(get(event, "usage"))
             self.is_complete = True

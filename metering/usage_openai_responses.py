@@ -3,7 +3,8 @@
 Facts from the types of the package openai 3.57.0 (`types/responses/response.py`, `response_usage.py`).
 
 Counts are gross as they come: cached and written tokens are parts of `input_tokens`, reasoning is part of
-`output_tokens`. A stream's events wrap the response: `response.created` has no usage yet, and one of
+`output_tokens`. What was written for 12 hours is a write like others: the contract has no class for it, and
+no catalogue a price. A stream's events wrap the response: `response.created` has no usage yet, and one of
 `response.completed`, `.incomplete` and `.failed` ends it and has all.
 
 Hosted tools are told beside the usage. Images are made by another model, whose tokens are a leg of its own.
@@ -79,7 +80,7 @@ class ResponsesReader:
         later = counts(usage, input="input_tokens", output="output_tokens")
         later |= counts(
             inputs,
-            cache_read="cached_tokens",
+            cache_read=("cached_tokens", "cache_read_input_tokens"),
             cache_write="cache_write_tokens",
             input_audio="audio_tokens",
             input_image="image_tokens",

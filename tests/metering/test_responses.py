@@ -16,10 +16,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from metering import responses
 from metering.call import Call, Ending, events_of
 from metering.event import InvalidEvent, parse_line
 from metering.responses import StreamReader, usages_of
+from metering.served_tier import tier_with_speed
 from metering.usage import Usage
+from pricing.card_values import STANDARD_TIERS
+from pricing.usage_units import read_units
 
 CALL = Call(tenant_id="acme", model="asked", started_ms=1_790_000_000_000)
 ALWAYS = {
@@ -118,6 +122,39 @@ def test_a_stream_says_what_was_seen_of_it(name: str) -> None:
     assert reader.is_complete is not case.get("is_cut", False)
     assert reader.output_text == case["output_text"]
     assert reader.output_chars == len(case["output_text"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_units_have_the_names_that_rate_cards_price(name: str) -> None:
+    for usage in read_case(CASES[name], as_is):
+        units = read_units({f"unit.{unit}": str(number) for unit, number in usage.units.items()})
+        assert units.counts.keys() <= {"web_searches", "storage_searches"}
+
+
+@pytest.mark.parametrize("standard", STANDARD_TIERS)
+def test_a_speed_in_the_standard_tier_is_a_tier_that_cards_name(standard: str) -> None:
+    assert tier_with_speed(standard, "fast") == "fast"
+    assert tier_with_speed("flex", standard) == "flex"
+
+
+def test_a_whole_answer_says_what_was_seen_of_it() -> None:
+    for name, case in CASES.items():
+        if isinstance(case.get("response"), dict) and "custom_id" not in case["response"]:
+            reader = StreamReader()
+            reader.feed(case["response"])
+            assert reader.is_complete, name
+    content = [{"type": "text", "text": "Hi."}, {"type": "tool_use", "name": "f"}]
+    reader = StreamReader()
+    reader.feed({"type": "message", "content": content})
+    assert (reader.output_text, reader.output_chars) == ("Hi.f", 4)
+
+
+def test_the_text_of_an_answer_is_bounded_and_its_length_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "OUTPUT_TEXT_CHARS_MAX", 5)
+    reader = StreamReader()
+    for text in ("abcd", "efgh", "ijkl"):
+        reader.feed({"choices": [{"delta": {"content": text}}]})
+    assert (reader.output_text, reader.output_chars) == ("abcde", 12)
 
 
 def test_every_case_has_a_source_and_a_name_of_its_own() -> None:
