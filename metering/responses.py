@@ -54,7 +54,7 @@ def usages_of(response: object, provider: str = "", model: str = "") -> list[Usa
     """The legs of a whole answer, its own first; none if its shape is not known. Never raises.
 
     A line of the results of a batch is read as the answer in it. OpenAI's answers in one say tier `default`,
-    and are `batch` all the same. A list is read as the chunks of one answer: Gemini streams so without events.
+    and are `batch` all the same. A list is read as the chunks of one answer, as Gemini sends one.
 
     Args:
         model: What was asked for: of use for Converse, whose answers do not name their model.
@@ -127,10 +127,9 @@ class StreamReader:
     def _reader_for(self, chunk: object) -> _Reader | None:
         kind = get(chunk, "type")
         usage = get(chunk, "usage")
-        is_of_openai = get(chunk, "object") is not None or get(chunk, "choices") is not None
-        if not is_of_openai and _is_of_converse(chunk, usage):
+        if _is_of_converse(chunk, usage):
             return ConverseReader(self._provider, self._output, self._model)
-        if not is_of_openai and kind in _ANTHROPIC_EVENTS:
+        if kind in _ANTHROPIC_EVENTS:
             return AnthropicReader(self._provider, self._output)
         gemini = get(chunk, "usageMetadata", "usage_metadata")
         if get(gemini, *_GEMINI_COUNTS) is not None or items(get(chunk, "candidates")):

@@ -104,6 +104,15 @@ def test_an_event_beyond_the_bound_is_passed_over_and_counted(
         assert (found, reader.skipped) == (values, skipped)
 
 
+def test_what_is_kept_of_an_endless_event_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 64)
+    for endless in (b"data: x\n", b"data: x", b"x" * 1000):
+        reader = SseReader()
+        for _ in range(100):
+            assert reader.feed(endless) == []
+            assert reader.pending_bytes <= 2 * 64 + 1
+
+
 def test_what_nests_too_deep_is_passed_over() -> None:
     found, reader = read(b"data: " + b"[" * 100_000 + b"]" * 100_000 + b"\n\ndata: 2\n\n")
     assert (found, reader.skipped) == ([2], 1)
