@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+PARTS_MAX = 4096
+"""So many parts are kept apart before they become one: a part alone costs fifty times a character."""
+
 
 class BoundedText:
-    """Texts in the order in which they came. `chars` counts all of them, `text()` gives the first of them."""
+    """Texts in the order in which they came. `chars` counts all of them, `text` has the first of them."""
 
-    __slots__ = ("_chars_max", "_parts", "chars")
+    __slots__ = ("_chars_max", "_parts", "_separator", "chars")
 
-    def __init__(self, chars_max: int) -> None:
+    def __init__(self, chars_max: int, separator: str = "") -> None:
         self._chars_max = chars_max
+        self._separator = separator
         self._parts: list[str] = []
         self.chars = 0
 
@@ -18,10 +22,14 @@ class BoundedText:
         if not isinstance(part, str) or not part:
             return
         room = self._chars_max - self.chars
-        if room > 0:
-            self._parts.append(part[:room])
         self.chars += len(part)
+        if room <= 0:
+            return
+        self._parts.append(part[:room])
+        if len(self._parts) > PARTS_MAX:
+            self._parts = [self.text]
 
-    def text(self, separator: str = "") -> str:
-        """What was kept, with a separator between two parts."""
-        return separator.join(self._parts)
+    @property
+    def text(self) -> str:
+        """What was kept, with the separator between two parts."""
+        return self._separator.join(self._parts)

@@ -85,7 +85,7 @@ class RequestInput:
 
 @dataclass(slots=True)
 class _Found:
-    text: BoundedText = field(default_factory=lambda: BoundedText(INPUT_TEXT_CHARS_MAX))
+    text: BoundedText = field(default_factory=lambda: BoundedText(INPUT_TEXT_CHARS_MAX, "\n"))
     uncountable: set[str] = field(default_factory=set)
 
 
@@ -132,7 +132,7 @@ def read_input(kwargs: object) -> RequestInput:
         found.uncountable.add("unreadable")
     messages = max(len(items(get(kwargs, name))) for name in ("messages", "input", "contents"))
     uncountable = tuple(sorted(found.uncountable))
-    return RequestInput(found.text.text("\n"), found.text.chars, messages, uncountable)
+    return RequestInput(found.text.text, found.text.chars, messages, uncountable)
 
 
 def _walk(value: object, found: _Found, depth: int) -> None:

@@ -117,7 +117,7 @@ class StreamReader:
 
         Text, refusals, reasoning that is shown and the arguments of tool calls alike: all are output tokens.
         """
-        return self._output.text()
+        return self._output.text
 
     @property
     def output_chars(self) -> int:

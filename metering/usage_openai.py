@@ -17,7 +17,18 @@ import re
 from decimal import Decimal
 
 from metering.bounded_text import BoundedText
-from metering.payload import count, counts, get, identifier, items, label, path, replace_counts, usd
+from metering.payload import (
+    ITEMS_MAX,
+    count,
+    counts,
+    get,
+    identifier,
+    items,
+    label,
+    path,
+    replace_counts,
+    usd,
+)
 from metering.served_tier import openai_tier
 from metering.usage import Usage
 
@@ -64,8 +75,9 @@ class ChatReader:
 
     def _read_choice(self, choice: object) -> None:
         index = count(choice, "index") or 0
-        self._open_choices.add(index)
-        if get(choice, "finish_reason") is not None:
+        if len(self._open_choices) < ITEMS_MAX:
+            self._open_choices.add(index)
+        if get(choice, "finish_reason") is not None and index in self._open_choices:
             self._ended_choices.add(index)
         said = get(choice, "delta", "message")
         content = get(said, "content")

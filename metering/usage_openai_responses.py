@@ -17,7 +17,18 @@ from collections import Counter
 from decimal import Decimal
 
 from metering.bounded_text import BoundedText
-from metering.payload import count, counts, get, identifier, items, label, path, replace_counts, usd
+from metering.payload import (
+    ITEMS_MAX,
+    count,
+    counts,
+    get,
+    identifier,
+    items,
+    label,
+    path,
+    replace_counts,
+    usd,
+)
 from metering.served_tier import openai_tier
 from metering.usage import Usage
 from metering.usage_openai import home_provider
@@ -115,6 +126,8 @@ class ResponsesReader:
         """Note the unit that an item of the output is billed by: once, though a stream's end repeats it."""
         kind = get(item, "type")
         key = identifier(item, "id") or str(len(self._calls))
+        if len(self._calls) >= ITEMS_MAX:
+            return
         if kind == "file_search_call":
             self._calls[key] = "storage_searches"
         elif kind == "web_search_call" and path(item, "action", "type") in (None, "search"):

@@ -157,6 +157,14 @@ def test_the_text_of_an_answer_is_bounded_and_its_length_is_not(monkeypatch: pyt
     assert (reader.output_text, reader.output_chars) == ("abcde", 12)
 
 
+def test_many_small_parts_are_the_text_that_they_make() -> None:
+    reader = StreamReader()
+    reader.feed({"choices": []})
+    for number in range(10_000):
+        reader.feed({"choices": [{"delta": {"content": f"{number} "}}]})
+    assert reader.output_text == "".join(f"{number} " for number in range(10_000))
+
+
 def test_every_case_has_a_source_and_a_name_of_its_own() -> None:
     assert all(case["source"] for case in CASES.values())
     assert len(CASES) == sum(
