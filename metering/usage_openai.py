@@ -58,7 +58,7 @@ class ChatReader:
     def feed(self, chunk: object) -> None:
         """Take over what a chunk says."""
         if get(chunk, "type") == "chunk":
-            chunk = get(chunk, "chunk")  # as the SDK's helper for streams wraps it
+            chunk = get(chunk, "chunk")  # as OpenAI's `chat.completions.stream()` wraps it
         self._id = self._id or identifier(chunk, "id")
         self._model = label(chunk, "model") or self._model
         self._tier = openai_tier(label(chunk, "service_tier")) or self._tier

@@ -66,10 +66,10 @@ class ResponsesReader:
     def feed(self, event: object) -> None:
         """Take over what an event, or the response itself, says."""
         kind = get(event, "type")
-        if kind is None:
+        if kind is None and get(event, "object", "usage", "output") is not None:
             self._read_response(event)
             self._read_output_text(event)
-            self.is_complete = get(event, "status") not in _OPEN_STATUSES
+            self.is_complete = self.is_complete or get(event, "status") not in _OPEN_STATUSES
         if not isinstance(kind, str) or not kind.startswith("response."):
             return
         self.is_complete = self.is_complete or kind in _ENDS
@@ -119,11 +119,14 @@ class ResponsesReader:
         for tool in items(get(response, "tools")):
             if get(tool, "type") == "image_generation":
                 self._image_model = label(tool, "model") or self._image_model
-        for item in items(get(response, "output")):
+        output = items(get(response, "output"))
+        if output:
+            self._calls = {}  # it repeats the items that came one by one
+        for item in output:
             self._read_call(item)
 
     def _read_call(self, item: object) -> None:
-        """Note the unit that an item of the output is billed by: once, though a stream's end repeats it."""
+        """Note the unit, if any, that an item of the output is billed by."""
         kind = get(item, "type")
         key = identifier(item, "id") or str(len(self._calls))
         if len(self._calls) >= ITEMS_MAX:
