@@ -52,7 +52,7 @@ def events_of(
     """The events of one call: one for each leg.
 
     Args:
-        usages: Each with its token counts known (see `metering/count.py`), the response's own first.
+        usages: Each with its token counts known (see `metering/fill.py`), the response's own first.
         new_key: Makes a key for a leg whose response bears no id.
     """
     return [_event(call, usage, ending, new_key) for usage in usages]
@@ -84,7 +84,7 @@ def _event(call: Call, usage: Usage, ending: Ending, new_key: Callable[[], str])
     }
     if usage.provider_cost is not None:
         event["provider_cost"] = format(usage.provider_cost, "f")
-    attributes = dict(call.attributes)
+    attributes = {**call.attributes, **usage.attributes}
     attributes |= {f"unit.{name}": str(count) for name, count in usage.units.items() if count}
     if ending.first_token_latency_ms is not None:
         attributes["first_token_latency_ms"] = str(ending.first_token_latency_ms)

@@ -21,7 +21,7 @@ class Usage:
     the name that rate cards know (`openai`, `anthropic`, `aws`, `google`, …), `model` and `service_tier` what
     was served, `response_id` the provider's own ("" where it gives none). `leg` numbers the further legs of a
     response from 1; the response's own is 0. `units` counts what plain tokens do not say, by the names after
-    `unit.`.
+    `unit.`. `attributes` are kept with the event and priced by nobody; they win over those of the call.
     """
 
     provider: str = ""
@@ -40,3 +40,4 @@ class Usage:
     units: Mapping[str, int] = field(default_factory=dict)
     provider_cost: Decimal | None = None
     usage_source: UsageSource = "provider"
+    attributes: Mapping[str, str] = field(default_factory=dict)

@@ -25,7 +25,10 @@ ARROWS = {
 }
 
 # An AI app installs the SDK beside its own packages: each name here is a version conflict that it may meet.
-SDK_PACKAGES = {"confluent_kafka", "pydantic", "pydantic_core", "tiktoken", "typing_extensions"}
+# tiktoken_ext is the part of tiktoken that names its encodings.
+SDK_PACKAGES = {
+    *("confluent_kafka", "pydantic", "pydantic_core", "tiktoken", "tiktoken_ext", "typing_extensions"),
+}
 HEAVY_PACKAGES = ("bytewax", "chdb", "clickhouse_connect", "numpy", "pandas", "polars", "pyarrow", "yaml")
 
 # What the pure core may use: an allow-list, so that a module with IO in it has to be argued for here.

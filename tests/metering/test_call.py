@@ -1,6 +1,7 @@
 """One call comes to one event for each leg, in the contract's fields, each with a key of its own."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -38,6 +39,13 @@ def test_what_was_served_stands_before_what_was_asked_for() -> None:
     assert (event["provider"], event["model"]) == ("openai", "gpt-served")
     [event] = events_of(CALL, [Usage(input_tokens=1, output_tokens=1)], Ending(latency_ms=1), lambda: "k")
     assert (event["provider"], event["model"]) == ("openai", "gpt-asked")
+
+
+def test_attributes_of_a_leg_stand_before_those_of_the_call() -> None:
+    call = replace(CALL, attributes={"team": "search", "counted": "no"})
+    usage = replace(PLAIN, attributes={"counted": "output"})
+    [event] = events_of(call, [usage], Ending(latency_ms=1), lambda: "k")
+    assert event["attributes"] == {"team": "search", "counted": "output"}
 
 
 def test_every_event_is_one_that_the_contract_reads() -> None:
