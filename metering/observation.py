@@ -1,0 +1,62 @@
+"""What was seen of one call, handed to the meter as it is and worked out later, in the sender's thread."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from metering.call import Call, Ending, Fields, events_of
+from metering.count import Counter, shared
+from metering.fill import Texts, filled
+from metering.keys import random_key
+from metering.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One call, its usages as read from the response, and the texts to count where these say nothing.
+
+    Making one costs a few microseconds; `events()` does the work. The texts are held until then, so give none
+    where the provider has told everything.
+
+    Attributes:
+        input_text: All that was asked in one text, or one for each message, which counts a chat exactly.
+        input_chars, output_chars, message_count, uncountable: See `fill.Texts`.
+        counter: None for the process's own (`count.shared`).
+        key_bytes: What the keys of legs without a response id are made of. Drawn once, so that an observation
+            that is expanded again gives the same keys.
+    """
+
+    call: Call
+    usages: Sequence[Usage]
+    ending: Ending
+    input_text: str | tuple[str, ...] = field(default="", repr=False)
+    output_text: str = field(default="", repr=False)
+    input_chars: int = 0
+    output_chars: int = 0
+    message_count: int = 0
+    uncountable: tuple[str, ...] = ()
+    counter: Counter | None = field(default=None, repr=False)
+    key_bytes: bytes = field(default_factory=lambda: os.urandom(10), repr=False)
+
+    def events(self) -> list[Fields]:
+        """The events of the call, one for each leg; the same keys each time. No text makes it raise."""
+        usages = self.usages
+        if not usages or any(use.input_tokens is None or use.output_tokens is None for use in usages):
+            counter = self.counter or shared()
+            usages = filled(usages, counter, self.call, self._texts(), is_cut=self.ending.is_cut)
+        key = random_key(self.call.started_ms, self.key_bytes)
+        keys = itertools.chain([key], (f"{key}-{number}" for number in itertools.count(1)))
+        return events_of(self.call, usages, self.ending, lambda: next(keys))
+
+    def _texts(self) -> Texts:
+        return Texts(
+            input_texts=(self.input_text,) if isinstance(self.input_text, str) else self.input_text,
+            output_text=self.output_text,
+            input_chars=self.input_chars,
+            output_chars=self.output_chars,
+            message_count=self.message_count,
+            uncountable=self.uncountable,
+        )
