@@ -183,6 +183,7 @@ def test_only_the_response_itself_is_counted_not_those_who_answered_within_it() 
     first, second, third = filled(legs, EXACT, CALL, BOTH, is_cut=False)
     assert (first.input_tokens, first.output_tokens) == (5, 3)
     assert (second, third) == tuple(legs[1:])
+    assert filled(legs[1:], EXACT, CALL, BOTH, is_cut=False) == legs[1:]
 
 
 def test_no_usage_at_all_is_one_of_which_nothing_is_known() -> None:

@@ -142,6 +142,7 @@ def test_models_that_think_may_be_billed_for_what_is_not_seen(model: str, may_th
         ),
         ("apac.amazon.nova-lite-v1:0", "nova-lite-v1:0"),
         ("gpt-4.1", "gpt-4.1"),
+        ("ft:gpt-5:acme::a1", "gpt-5"),
         (" O3 ", "o3"),
         ("x" * 1_000, "x" * 256),
     ],

@@ -103,7 +103,7 @@ def test_what_is_no_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.Monk
         path.write_bytes(b"x" * 11)
         monkeypatch.setattr(vocabulary, "FILE_BYTES_MAX", 10)
     directory = "\0" if kind == "unreadable name" else str(tmp_path)
-    with pytest.raises(VocabularyMissing):
+    with pytest.raises(VocabularyMissing, match=r"is not on this machine$"):
         load(O200K, {"METERLINE_TOKENIZER_DIR": directory})
 
 
