@@ -67,8 +67,8 @@ def test_every_dependency_is_pinned_for_every_python() -> None:
 @pytest.mark.parametrize(
     ("packages", "extras"),
     [
-        (["metering"], [""]),
-        (["metering", "pricing", "sinks", "dataflows", "dashboard"], ["", "pipeline", "embedded"]),
+        (["metering"], ["", "otel"]),
+        (["metering", "pricing", "sinks", "dataflows", "dashboard"], ["", "otel", "pipeline", "embedded"]),
     ],
 )
 def test_what_is_imported_is_asked_for(packages: list[str], extras: list[str]) -> None:

@@ -1,0 +1,44 @@
+"""Tells OpenTelemetry what a call used, where the application traces itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from metering.call import Call, Ending
+from metering.otel_names import MARK, span_attributes
+from metering.usage import Usage
+
+EVENT_NAME = "gen_ai.client.inference.operation.details"
+"""The conventions' event for the details of a call of a model."""
+
+
+def annotate(
+    call: Call, usages: Sequence[Usage], ending: Ending, operation: str = "chat", span: Any = None
+) -> None:
+    """Put the facts of a call on a span that records, as `gen_ai.*` attributes.
+
+    A span tells of one call. What does not fit there beside what the span says already (a second call within
+    it, a further leg, the span of an agent) becomes an event of the span instead; nothing is overwritten.
+    Only what the provider said is told: tokens that are to be counted are not known yet.
+
+    Args:
+        operation: As the conventions name it: `chat`, `embeddings`, `text_completion`, `generate_content`.
+        span: The call's own, where it has one; else the current one. Without a span, or without OpenTelemetry
+            in the process, nothing happens.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:  # nobody has imported it, so no span can be recording
+        return
+    target = trace.get_current_span() if span is None else span
+    if not target.is_recording():
+        return
+    for usage in usages:
+        told = span_attributes(call, usage, ending, operation)
+        held = getattr(target, "attributes", None) or {}
+        if MARK in held or any(held.get(name, value) != value for name, value in told.items()):
+            target.add_event(EVENT_NAME, {name: value for name, value in told.items() if name != MARK})
+        else:
+            target.set_attributes(told)
+    target.set_attribute(MARK, True)  # noqa: FBT003  # OpenTelemetry's own interface
