@@ -5,8 +5,8 @@ the nearest one, from a vocabulary on this machine (`vocabulary.py`); the text's
 Nothing is ever fetched, and no text makes it raise: special tokens in a text are text.
 
 **Where it runs.** Not in a request: an `Observation` is expanded in the meter's sender thread. tiktoken
-releases the interpreter while it encodes (10 MB of text a second), but not while it loads a vocabulary (half
-a second, once): call `load()` when the application starts.
+releases the interpreter while it encodes (10 MB of text a second), but not while it loads a vocabulary: then
+other threads stand still for up to half a second, once. Call `load()` when the application starts.
 
 **Threads.** Any number of them may count. Two that find an encoding not loaded both load it, and one copy
 stays; there is no lock, so none that a fork could leave locked.

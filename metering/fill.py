@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from metering.call import Call
-from metering.count import Count, Counter
+from metering.count import ERROR_PERCENT_MAX, Count, Counter
 from metering.event import ATTRIBUTE_VALUE_CHARS_MAX
 from metering.model_tokens import ModelTokens, tokens_of
 from metering.usage import Usage, UsageSource
@@ -15,6 +15,10 @@ ANSWER_TOKENS = 3
 """The answer of OpenAI's chat models begins with three tokens of the input (see
 `model_tokens.ModelTokens`).
 """
+
+JOINED_ERROR_PERCENT = 10
+"""Messages joined into one text hold characters that the provider has not seen, and tools as it does not read
+them. An allowance, not measured: what providers make of tools is not published."""
 
 _WEAKNESS: dict[UsageSource, int] = {"provider": 0, "tokenizer": 1, "estimate": 2}
 
@@ -29,6 +33,7 @@ class Texts:
         output_text: What was visible of the answer.
         input_chars, output_chars: Their whole length, where only the beginning was kept; else 0.
         message_count: 0 for what is no chat, such as embeddings.
+        is_joined: The input's messages, or messages and tools, stand in one text.
         uncountable: Names of what the input holds besides (`images`, `tools`): its tokens are not in the
             count.
     """
@@ -38,6 +43,7 @@ class Texts:
     input_chars: int = 0
     output_chars: int = 0
     message_count: int = 0
+    is_joined: bool = False
     uncountable: tuple[str, ...] = ()
 
 
@@ -112,13 +118,15 @@ def _input_count(texts: Texts, counter: Counter, model: str, provider: str, toke
     if texts.message_count and tokens.message_tokens:
         around = texts.message_count * tokens.message_tokens + ANSWER_TOKENS
     is_exact = all(count.usage_source == "tokenizer" for count in counts)
-    if texts.message_count not in (0, len(texts.input_texts)):
-        is_exact = False  # messages were joined, by characters that the provider has not seen
+    error_percent = max(count.error_percent for count in counts)
+    if texts.is_joined or texts.message_count not in (0, len(texts.input_texts)):
+        is_exact = False
+        error_percent = min(error_percent + JOINED_ERROR_PERCENT, ERROR_PERCENT_MAX)
     return Count(
         sum(count.tokens for count in counts) + around,
         "tokenizer" if is_exact else "estimate",
         ",".join(dict.fromkeys(count.counted_by for count in counts)),
-        max(count.error_percent for count in counts),
+        error_percent,
     )
 
 

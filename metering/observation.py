@@ -52,11 +52,13 @@ class Observation:
         return events_of(self.call, usages, self.ending, lambda: next(keys))
 
     def _texts(self) -> Texts:
+        asked = self.input_text
         return Texts(
-            input_texts=(self.input_text,) if isinstance(self.input_text, str) else self.input_text,
+            input_texts=(asked,) if isinstance(asked, str) else asked,
             output_text=self.output_text,
             input_chars=self.input_chars,
             output_chars=self.output_chars,
             message_count=self.message_count,
+            is_joined=isinstance(asked, str) and self.message_count > 0,
             uncountable=self.uncountable,
         )

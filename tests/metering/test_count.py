@@ -90,6 +90,16 @@ def test_the_estimate_of_o200k_is_within_its_error_for_pieces_too(kind: str) -> 
         assert abs(tokens_from_bytes(piece) - true) * 100 <= (ERROR_PERCENT + 10) * true
 
 
+@with_vocabularies
+@pytest.mark.parametrize(("model", "name"), [("llama-4-maverick", "llama3"), ("qwen3-max", "qwen3")])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_stand_in_is_within_its_error(kind: str, model: str, name: str) -> None:
+    quicktok = pytest.importorskip("quicktok", reason="the extra `tokens` is not installed")
+    true = len(quicktok.get_encoding(name).encode(TEXTS[kind]))
+    for found in (COUNTER.count(TEXTS[kind], model), BYTES.count(TEXTS[kind], model)):
+        assert abs(found.tokens - true) * 100 <= found.error_percent * true
+
+
 # The application's own counters
 
 
@@ -219,6 +229,7 @@ def test_loading_says_once_why_estimates_are_used(
 ) -> None:
     monkeypatch.setattr(vocabulary, "_places", lambda *_: iter(()))
     monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
+    monkeypatch.setattr(vocabulary, "_loaded", {})
     counter = Counter()
     counter.load()
     assert counter.count("hi", "gpt-4o").counted_by == "bytes"
@@ -233,6 +244,7 @@ def test_a_tiktoken_that_works_otherwise_is_an_estimate(
 ) -> None:
     monkeypatch.setattr("tiktoken_ext.openai_public.ENCODING_CONSTRUCTORS", {})
     monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
+    monkeypatch.setattr(vocabulary, "_loaded", {})
     counter = Counter()
     assert counter.count("hi", "gpt-4o").counted_by == "bytes"
     assert "loading failed (KeyError('o200k_base'))" in caplog.text

@@ -70,7 +70,18 @@ EXACT_BY = {"counted_by": "own counter gpt-", "counted_error_percent": "0"}
                 input_tokens=6 + 2 * 4 + 3,
                 output_tokens=0,
                 usage_source="estimate",
-                attributes={"counted": "input", **EXACT_BY},
+                attributes={"counted": "input", **EXACT_BY, "counted_error_percent": "10"},
+            ),
+        ),
+        # One message, and tools with it.
+        (
+            Usage(output_tokens=0),
+            Texts(input_texts=("ab\ncde",), message_count=1, is_joined=True),
+            Usage(
+                input_tokens=6 + 4 + 3,
+                output_tokens=0,
+                usage_source="estimate",
+                attributes={"counted": "input", **EXACT_BY, "counted_error_percent": "10"},
             ),
         ),
         # Images are in the input too.

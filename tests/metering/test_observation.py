@@ -59,6 +59,15 @@ def test_messages_of_a_chat_are_counted_one_by_one() -> None:
     assert fields["usage_source"] == "tokenizer"
 
 
+@pytest.mark.parametrize(("count", "source"), [(0, "tokenizer"), (1, "estimate"), (2, "estimate")])
+def test_one_text_of_a_chat_is_not_what_the_provider_saw(count: int, source: str) -> None:
+    told = Usage(output_tokens=1)
+    [fields] = Observation(
+        CALL, [told], ENDING, input_text="ab\ncd", message_count=count, counter=COUNTER
+    ).events()
+    assert fields["usage_source"] == source
+
+
 def test_nothing_known_and_no_text_waits_in_quarantine() -> None:
     [fields] = Observation(CALL, [], ENDING, counter=COUNTER).events()
     assert (fields["input_tokens"], fields["output_tokens"]) == (None, None)

@@ -41,6 +41,7 @@ def nothing_packed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "none"))
     # What a process has loaded stays loaded; this one may have.
     monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
+    monkeypatch.setattr(vocabulary, "_loaded", {})
 
 
 @pytest.mark.skipif(find_spec("quicktok") is None, reason="the extra `tokens` is not installed")
@@ -60,9 +61,27 @@ def test_a_named_directory_serves(filled_directory: Path, variable: str) -> None
 
 
 @pytest.mark.usefixtures("nothing_packed")
+def test_what_is_loaded_is_loaded_once(filled_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoding, source = load(CL100K, {"TIKTOKEN_CACHE_DIR": str(filled_directory)})
+    assert load(CL100K, {}) == (encoding, source)
+    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {O200K: encoding})  # the application's own
+    assert load(O200K, {}) == (encoding, "this process")
+
+
+@pytest.mark.usefixtures("nothing_packed")
 def test_our_own_directory_comes_first(filled_directory: Path) -> None:
     places = dict.fromkeys(vocabulary.DIRECTORY_VARIABLES, str(filled_directory))
     assert find(CL100K, places).source == "METERLINE_TOKENIZER_DIR"
+
+
+@pytest.mark.usefixtures("nothing_packed")
+def test_the_package_litellm_serves_where_it_is_installed(
+    filled_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        vocabulary, "_packed", lambda package, _: filled_directory if package == "litellm" else None
+    )
+    assert find(CL100K, {}).source == "the package litellm"
 
 
 @pytest.mark.usefixtures("nothing_packed")
