@@ -7,8 +7,16 @@ meter, at the end of the span and in its thread: a look into its attributes, no 
 it for a first try, so a call that both see is priced once; without an id, of the trace and span id, which are
 the same however often a span is processed. A span around another one that repeats it (a framework's `chat`
 around the client's) is passed over: it has the same response id, or one of them has none. So are spans that
-our own instrumentation has marked. All the same, let one of the two meter a client: a retried call has two
-keys, and what a span does not tell (how long a cache is written for) makes the second of two copies an
+our own instrumentation has marked.
+
+Two instrumentations of one client may stand side by side: Anthropic's SDK makes spans by itself (anthropic
+2.14.0, scope `com.anthropic.sdk.python`), beside those of OpenLLMetry or OpenInference. Where both know the
+response's id, the key is the same. One without ids, such as OpenInference's, is passed over once another one
+is known to tell of the same provider's calls with theirs: that is counted, and said once. Better: name the
+one to hear in `scopes`.
+
+All the same, let either the bridge or our own instrumentation meter a client: a retried call has two keys,
+and what a span does not tell (how long a cache is written for) makes the second of two copies an
 `idempotency_conflict`.
 
 **What is not seen.** A span that is not sampled never ends here, and its call is not metered: use a sampler
@@ -45,6 +53,9 @@ logger = logging.getLogger(__name__)
 
 OPEN_SPANS_MAX = 10_000
 """More than a process has open; some 3 MB."""
+
+PROVIDERS_MAX = 100
+"""Of so many providers it is remembered who tells of their calls: more are no providers but noise."""
 
 NESTING_MAX = 64
 """So many spans around one are told of it."""
@@ -98,6 +109,8 @@ class SpanBridge:
         meter: Where they go.
         labels: Who is billed, and for what; how a missing tenant is dealt with has to be said.
         operations: What is metered, see `otel_names.OPERATIONS`.
+        scopes: The instrumentations whose spans are metered, by the name of their tracer; None for all of
+            them.
         net_input_scopes: Instrumentations whose input tokens leave out cached ones.
     """
 
@@ -106,22 +119,26 @@ class SpanBridge:
         meter: Meter,
         labels: Labels,
         operations: frozenset[str] = OPERATIONS,
+        scopes: frozenset[str] | None = None,
         net_input_scopes: frozenset[str] = NET_INPUT_SCOPES,
     ) -> None:
         self._meter = meter
         self._labels = labels
         self._operations = operations
+        self._scopes = scopes
         self._net_input_scopes = net_input_scopes
         self._open: dict[int, _Open] = {}
+        self._scopes_with_ids: dict[tuple[str, bool], set[str]] = {}
         self._counts: dict[str, int] = {}
 
     @property
     def counts(self) -> Mapping[str, int]:
         """What became of the spans that ended.
 
-        `recorded`, or why not: `not_a_call`, `recorded_elsewhere`, `repeats_one_inside`, `missing_tenant`,
-        `missing_model`, `failed_without_usage` (an error before the model answered), `unreadable`. A call
-        without a token count is `recorded` all the same: the job keeps its event in quarantine.
+        `recorded`, or why not: `not_a_call`, `other_scope`, `recorded_elsewhere`, `repeats_one_inside`,
+        `may_repeat_another`, `missing_tenant`, `missing_model`, `failed_without_usage` (an error before the
+        model answered), `unreadable`. A call without a token count is `recorded` all the same: the job keeps
+        its event in quarantine.
         """
         return dict(self._counts)
 
@@ -191,7 +208,11 @@ class SpanBridge:
         if opened.inside and (not response_id or not opened.inside.isdisjoint(("", response_id))):
             return "repeats_one_inside"
         facts = _facts(span)
+        if self._scopes is not None and facts.scope not in self._scopes:
+            return "other_scope"
         found = usage_of(facts, self._net_input_scopes)
+        if self._may_repeat(found, facts):
+            return "may_repeat_another"
         told = (found.usage.input_tokens, found.usage.output_tokens)
         if found.ending.status == "error" and told in ((None, None), (None, 0)):
             return "failed_without_usage"
@@ -211,6 +232,26 @@ class SpanBridge:
         self._record(call, found, f"{context.trace_id:032x}-{context.span_id:016x}")
         self._tell_parents(opened, response_id)
         return "recorded"
+
+    def _may_repeat(self, found: SpanUsage, facts: SpanFacts) -> bool:
+        """Whether other spans tell of the same provider's calls by their ids, and this one cannot."""
+        if self._scopes is not None or len(self._scopes_with_ids) > PROVIDERS_MAX:
+            return False
+        is_embedding = operation_of(facts.attributes).startswith("embedding")
+        known = self._scopes_with_ids.setdefault((found.usage.provider, is_embedding), set())
+        if found.usage.response_id:
+            known.add(facts.scope)
+            return False
+        others = sorted(known - {facts.scope})
+        if others and not self._counts.get("may_repeat_another"):
+            logger.warning(
+                "Calls of %s are told by %s and, without their ids, by %s: the latter are passed over, "
+                "unless SpanBridge is told by `scopes` whom to hear.",
+                found.usage.provider or "an unnamed provider",
+                " and ".join(others),
+                facts.scope or "an unnamed instrumentation",
+            )
+        return bool(others)
 
     def _record(self, call: Call, found: SpanUsage, key: str) -> None:
         [event] = events_of(call, [found.usage], found.ending, lambda: key)

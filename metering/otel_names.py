@@ -37,7 +37,10 @@ September 2026).
 
 _OPERATION = ("gen_ai.operation.name", "llm.request.type", "openinference.span.kind")
 _PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
-_REQUEST_MODEL = ("gen_ai.request.model", "llm.request.model_name", "llm.model_name")
+_REQUEST_MODEL = (
+    *("gen_ai.request.model", "llm.request.model_name", "llm.model_name"),
+    "embedding.model_name",  # OpenInference
+)
 _RESPONSE_MODEL = ("gen_ai.response.model", "llm.response.model_name")
 _RESPONSE_ID = ("gen_ai.response.id",)
 _TIER = ("openai.response.service_tier", "gen_ai.openai.response.service_tier")
@@ -55,9 +58,13 @@ _CACHE_READ = (
 )
 _CACHE_WRITE = (
     *("gen_ai.usage.cache_creation.input_tokens", "gen_ai.usage.cache_creation_input_tokens"),
+    "gen_ai.usage.cache_write.input_tokens",  # the spans of Anthropic's own SDK (anthropic 2.14.0)
     "llm.token_count.prompt_details.cache_write",
 )
-_REASONING = ("gen_ai.usage.reasoning.output_tokens", "llm.token_count.completion_details.reasoning")
+_REASONING = (
+    *("gen_ai.usage.reasoning.output_tokens", "gen_ai.usage.reasoning_tokens"),
+    "llm.token_count.completion_details.reasoning",
+)
 _TOTAL = ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total")
 _MODALITIES = {
     f"{way}_{modality}_tokens": f"gen_ai.usage.{modality}.{way}_tokens"
@@ -79,6 +86,7 @@ _PROVIDERS = {
     "gcp.gen_ai": "google",
     "gemini": "google",
     "vertex_ai": "google",
+    "vertexai": "google",
     "gcp.vertex_ai": "google",
     "gcp.gemini": "google",
     "mistralai": "mistral",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -207,6 +208,20 @@ def test_the_estimate_of_two_texts_is_that_of_both(first: str, second: str) -> N
 @given(st.text(max_size=100), st.text(max_size=300))
 def test_no_name_makes_it_raise(model: str, provider: str) -> None:
     assert BYTES.count("text", model, provider).tokens >= 1
+
+
+@with_vocabularies
+def test_any_number_of_threads_may_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_loaded", {})
+    expected = {kind: COUNTER.count(text, "gpt-4o") for kind, text in TEXTS.items()}
+    counter = Counter()
+
+    def count(kind: str) -> tuple[str, Count]:
+        return kind, counter.count(TEXTS[kind], "gpt-4o")
+
+    with ThreadPoolExecutor(8) as threads:
+        for kind, found in threads.map(count, [*TEXTS] * 20):
+            assert found == expected[kind]
 
 
 # At start

@@ -26,6 +26,7 @@ from metering.usage import Usage
 from tests.metering.test_otel_names import CHAT
 
 ANONYMOUS = Labels(missing_tenant="anonymous")
+WITHOUT_ID = {name: value for name, value in CHAT.items() if name != "gen_ai.response.id"}
 
 
 class Collecting:
@@ -44,6 +45,13 @@ class Collecting:
 
     def events(self) -> list[UsageEvent]:
         return [parse_line(json.dumps(fields).encode())[0] for fields in self.fields]
+
+
+def by(scope: str, tracer_of: SpanBridge) -> Tracer:
+    """A tracer of another instrumentation, whose spans the same bridge looks at."""
+    provider = TracerProvider(sampler=ALWAYS_ON)
+    tracer_of.attach(provider)
+    return provider.get_tracer(scope)
 
 
 def traced(labels: Labels = ANONYMOUS) -> tuple[Tracer, Collecting, SpanBridge]:
@@ -86,7 +94,7 @@ def test_a_call_of_a_model_is_an_event() -> None:
 def test_without_a_response_id_the_key_is_of_trace_and_span() -> None:
     tracer, meter, bridge = traced()
     with tracer.start_as_current_span("chat") as span:
-        span.set_attributes({name: value for name, value in CHAT.items() if name != "gen_ai.response.id"})
+        span.set_attributes(WITHOUT_ID)
     assert isinstance(span, ReadableSpan)
     bridge.ended(span)  # processed again
     where = span.get_span_context()
@@ -145,14 +153,55 @@ def test_a_call_that_we_recorded_inside_repeats_one_that_may_be_it(response_id: 
 
 def test_a_call_without_id_inside_is_repeated_by_the_one_around_it() -> None:
     tracer, meter, bridge = traced()
-    without_id = {name: value for name, value in CHAT.items() if name != "gen_ai.response.id"}
     with (
         tracer.start_as_current_span("outer", attributes=CHAT),
-        tracer.start_as_current_span("inner", attributes=without_id),
+        tracer.start_as_current_span("inner", attributes=WITHOUT_ID),
     ):
         pass
     assert len(meter.fields) == 1
     assert bridge.counts == {"recorded": 1, "repeats_one_inside": 1}
+
+
+EMBEDDING = {**WITHOUT_ID, "gen_ai.operation.name": "embeddings"}
+OF_ANOTHER = {**WITHOUT_ID, "gen_ai.provider.name": "anthropic"}
+
+
+@pytest.mark.parametrize(
+    ("spans", "scopes", "recorded"),
+    [
+        # Side by side, one of them without ids: it may repeat the other.
+        ([("sdk", CHAT), ("other", WITHOUT_ID)], None, ["sdk"]),
+        ([("sdk", CHAT), ("sdk", WITHOUT_ID)], None, ["sdk", "sdk"]),
+        ([("other", WITHOUT_ID), ("other", WITHOUT_ID)], None, ["other", "other"]),
+        ([("sdk", CHAT), ("other", EMBEDDING)], None, ["sdk", "other"]),
+        ([("sdk", CHAT), ("other", OF_ANOTHER)], None, ["sdk", "other"]),
+        # With ids their keys tell them apart, or not.
+        ([("sdk", CHAT), ("other", CHAT)], None, ["sdk", "other"]),
+        # Who is heard has been said.
+        ([("sdk", CHAT), ("other", WITHOUT_ID)], {"other"}, ["other"]),
+        ([("sdk", CHAT), ("other", WITHOUT_ID)], {"sdk", "other"}, ["sdk", "other"]),
+        ([("sdk", CHAT), ("other", WITHOUT_ID)], set(), []),
+    ],
+)
+def test_two_instrumentations_side_by_side(
+    spans: list[tuple[str, dict[str, Any]]],
+    scopes: set[str] | None,
+    recorded: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    meter = Collecting()
+    bridge = SpanBridge(meter, ANONYMOUS, scopes=None if scopes is None else frozenset(scopes))
+    for scope, attributes in spans * 2:
+        with by(scope, bridge).start_as_current_span("span", attributes=attributes):
+            pass
+    assert [event.attributes["otel_scope"] for event in meter.events()] == recorded * 2
+    assert sum(bridge.counts.values()) == len(spans) * 2
+    told = (
+        "Calls of openai are told by sdk and, without their ids, by other: the latter are passed over, "
+        "unless SpanBridge is told by `scopes` whom to hear."
+    )
+    expected = [told] if bridge.counts.get("may_repeat_another") else []
+    assert [record.getMessage() for record in caplog.records] == expected
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,30 @@ def test_the_conventions_of_today() -> None:
             },
             *("llm", "aws", "claude-sonnet-4-5", (9, 4, 2, 1, 3)),
         ),
+        # OpenInference's embeddings, and the spans that Anthropic's SDK makes by itself.
+        (
+            {
+                "openinference.span.kind": "EMBEDDING",
+                "llm.provider": "openai",
+                "embedding.model_name": "text-embedding-3-small",
+                "llm.token_count.prompt": 5,
+                "llm.token_count.total": 5,
+            },
+            *("embedding", "openai", "text-embedding-3-small", (5, 0, 0, 0, 0)),
+        ),
+        (
+            {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.provider.name": "anthropic",
+                "gen_ai.request.model": "claude-sonnet-4-5",
+                "gen_ai.usage.input_tokens": 100,
+                "gen_ai.usage.output_tokens": 4,
+                "gen_ai.usage.cache_read.input_tokens": 50,
+                "gen_ai.usage.cache_write.input_tokens": 40,
+                "gen_ai.usage.reasoning_tokens": 3,
+            },
+            *("chat", "anthropic", "claude-sonnet-4-5", (100, 4, 50, 40, 3)),
+        ),
         # The newer name counts where both stand.
         (
             {
@@ -137,6 +161,7 @@ def test_older_names_and_those_of_others(
         ("gcp.gemini", "google"),
         ("gcp.gen_ai", "google"),
         ("vertex_ai", "google"),
+        ("vertexai", "google"),
         ("azure.ai.openai", "azure"),
         ("az.ai.inference", "azure"),
         ("mistral_ai", "mistral"),
