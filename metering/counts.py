@@ -1,0 +1,60 @@
+"""What a meter counts, and how it is shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStats:
+    """The counts of a meter, in events, since this process started.
+
+    recorded = delivered + spooled + dropped + waiting, at any moment at which the sender rests.
+
+    Attributes:
+        recorded: Calls of `record`.
+        delivered: Acknowledged by the destination straight from memory.
+        spooled: Written to the spool.
+        replayed: Acknowledged from the spool; events of processes that are gone, taken over, among them.
+        waiting: In memory: in the queue, or handed over and not acknowledged. A moment's figure.
+        queue_depth: In the queue alone.
+        spool_bytes: On disk, not yet replayed. A moment's figure.
+        damaged_bytes: Of spools, found to be no records and kept aside.
+        invalid: By the contract's reason: sent all the same, and quarantined by the job.
+        dropped: By reason, never to arrive. `queue_full`: neither the destination nor the spool took events
+            for so long that the queue was full; `closed`: recorded after `close`; `undelivered`: still in
+            memory when the meter was closed; `not_serialisable`, `too_large`: see `metering.encode`;
+            `refused`: larger than the broker takes.
+        failures: Of the sender itself, which went on.
+        last_error: The latest thing that went wrong, in one sentence; "" if nothing has.
+    """
+
+    recorded: int
+    delivered: int
+    spooled: int
+    replayed: int
+    waiting: int
+    queue_depth: int
+    spool_bytes: int
+    damaged_bytes: int
+    invalid: Mapping[str, int]
+    dropped: Mapping[str, int]
+    failures: int
+    last_error: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """As they grow. The sender's thread alone writes them."""
+
+    taken: int = 0
+    delivered: int = 0
+    spooled: int = 0
+    replayed: int = 0
+    damaged_bytes: int = 0
+    invalid: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
+    last_error: str = ""

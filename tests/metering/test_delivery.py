@@ -1,0 +1,348 @@
+"""Delivery, one turn at a time, with a destination that does as it is told and a clock that is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metering import delivery as delivery_module
+from metering.counts import Counts
+from metering.delivery import ADOPT_SECONDS, DISK_RETRY_SECONDS, RETRY_SECONDS_MAX, Delivery
+from metering.message import Message
+from metering.spool import Spool
+from metering.transport import Busy, Handed, Unavailable
+
+SPOOL_AFTER = 1.0
+
+
+@dataclass
+class Destination:
+    """A transport. `away`: takes messages and says nothing of them; `arrived` is what it acknowledged."""
+
+    away: bool = False
+    refusal: type[Exception] | None = None
+    lines_max: int = 10**9
+    arrived: list[bytes] = field(default_factory=list)
+    handed: list[Handed] = field(default_factory=list)
+    sent: int = 0
+    has_failed: bool = False
+    is_synced: bool = True
+
+    def key_of(self, tenant_id: str) -> bytes:
+        return tenant_id.encode()
+
+    def send(self, handed: Handed) -> None:
+        if self.refusal is not None:
+            raise self.refusal("it takes nothing")
+        self.sent += 1
+        self.handed.append(handed)
+
+    def poll(self, timeout_seconds: float) -> bool:
+        assert timeout_seconds == 0
+        failed, self.has_failed = self.has_failed, False
+        while self.handed and not self.away:
+            handed = self.handed.pop(0)
+            handed.is_too_large = handed.message.events > self.lines_max
+            handed.ending = "too large" if handed.is_too_large else ""
+            failed |= handed.is_too_large
+            self.arrived += [] if handed.is_too_large else handed.message.lines.split(b"\n")
+        return failed
+
+    def fail(self) -> None:
+        """Give back all that waits."""
+        for handed in self.handed:
+            handed.ending, self.has_failed = "timed out", True
+        self.handed.clear()
+
+    def sync(self) -> bool:
+        return self.is_synced
+
+    def trouble(self) -> str:
+        return "it is away" if self.away else ""
+
+    def close(self, timeout_seconds: float) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+class Rig:
+    """A delivery, its destination, its spool and its clock."""
+
+    def __init__(self, directory: Path | None, bytes_max: int = 2**30) -> None:
+        self.destination = Destination()
+        self.counts = Counts()
+        self.spool = None if directory is None else Spool(directory, bytes_max, lambda *_: None)
+        self.delivery = Delivery(self.destination, self.spool, self.counts, SPOOL_AFTER)
+        self.now = 1_000.0
+        self.recorded: list[bytes] = []
+
+    def record(self, count: int = 1, lines: int = 1) -> None:
+        for _ in range(count):
+            new = [b"%d" % (len(self.recorded) + number) for number in range(lines)]
+            self.recorded += new
+            self.delivery.add([Message(b"acme", b"\n".join(new), lines)])
+
+    def turn(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.delivery.turn(self.now)
+
+    def until_idle(self) -> None:
+        for _ in range(200):
+            if self.delivery.is_idle:
+                return
+            self.turn(1.0)
+        raise AssertionError("it does not come to rest")
+
+    def secure(self) -> bool:
+        return self.delivery.secure(self.delivery.added, self.now)
+
+    @property
+    def counted(self) -> tuple[int, int, int, int]:
+        found = self.counts
+        return (found.delivered, found.spooled, found.replayed, self.delivery.waiting_events)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path / "spool")
+
+
+def test_while_the_destination_takes_events_no_disk_is_touched(rig: Rig, tmp_path: Path) -> None:
+    rig.record(3)
+    assert not rig.secure()
+    rig.turn()
+    assert not rig.secure()
+    rig.turn()
+    assert rig.secure()
+    assert (rig.destination.arrived, rig.counted) == (rig.recorded, (3, 0, 0, 0))
+    assert not (tmp_path / "spool").exists()
+
+
+def test_what_waits_too_long_goes_to_the_spool_and_what_follows_goes_after_it(rig: Rig) -> None:
+    rig.destination.away = True
+    rig.record(2)
+    rig.turn()
+    rig.turn(SPOOL_AFTER - 0.01)
+    assert rig.counted == (0, 0, 0, 2)
+    rig.turn(0.01)
+    assert rig.counted == (0, 2, 0, 0)
+    assert rig.secure()
+    rig.record(2)
+    rig.turn()
+    assert (rig.counted, rig.secure(), rig.destination.sent) == ((0, 4, 0, 0), True, 2)
+    rig.destination.away = False
+    rig.until_idle()
+    assert (rig.destination.arrived, rig.counted) == (rig.recorded, (0, 4, 4, 0))
+    rig.record(1)
+    rig.turn()
+    rig.turn()
+    assert (rig.destination.arrived, rig.counted) == (rig.recorded, (1, 4, 4, 0))
+
+
+def test_an_acknowledgement_that_comes_late_saves_the_second_sending(rig: Rig) -> None:
+    rig.destination.away = True
+    rig.record(3)
+    rig.turn()
+    rig.turn(5)
+    rig.destination.away = False
+    rig.turn()
+    assert (rig.destination.sent, rig.destination.arrived, rig.delivery.is_idle) == (3, rig.recorded, True)
+
+
+def test_a_message_that_failed_is_spooled_at_once_and_sent_again(rig: Rig) -> None:
+    rig.destination.away = True
+    rig.record(2)
+    rig.turn()
+    rig.destination.fail()
+    rig.turn()
+    assert rig.counted == (0, 2, 0, 0)
+    rig.destination.away = False
+    rig.until_idle()
+    assert (rig.destination.arrived, rig.destination.sent) == (rig.recorded, 4)
+
+
+@pytest.mark.parametrize("refusal", [Busy, Unavailable])
+def test_a_destination_that_takes_nothing_is_tried_again(rig: Rig, refusal: type[Exception]) -> None:
+    rig.destination.refusal = refusal
+    rig.record(3)
+    for _ in range(20):
+        rig.turn(0.5)
+    assert (rig.counted, rig.destination.sent) == ((0, 3, 0, 0), 0)
+    rig.destination.refusal = None
+    rig.until_idle()
+    assert rig.destination.arrived == rig.recorded
+
+
+def test_tries_become_rarer_up_to_a_bound(rig: Rig) -> None:
+    tries = []
+    rig.destination.away = True
+    rig.record()
+    for _ in range(600):
+        rig.turn(0.125)
+        if rig.destination.handed:
+            tries.append(rig.now)
+            rig.destination.fail()
+            rig.turn()
+            pauses = [later - before for before, later in pairwise(tries)]
+    assert pauses[:5] == [0.25, 0.5, 1.0, 2.0, 4.0]
+    assert set(pauses[5:]) == {RETRY_SECONDS_MAX}
+
+
+def test_without_a_spool_events_wait_in_memory(tmp_path: Path) -> None:
+    rig = Rig(None)
+    rig.destination.away = True
+    rig.record(2)
+    rig.turn()
+    rig.destination.fail()
+    rig.turn(10)
+    assert (rig.counted, rig.secure()) == ((0, 0, 0, 2), False)
+    rig.destination.away = False
+    rig.until_idle()
+    assert (rig.destination.arrived, rig.counted) == (rig.recorded, (2, 0, 0, 0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("has_spool", [True, False])
+def test_no_more_is_held_than_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_spool: bool
+) -> None:
+    monkeypatch.setattr(delivery_module, "HELD_MESSAGES_MAX", 10)
+    rig = Rig(tmp_path / "spool" if has_spool else None)
+    rig.destination.away = True
+    rig.record(25)
+    rig.turn()
+    assert (rig.destination.sent, rig.delivery.has_room) == (10, False)
+    rig.turn()
+    assert (rig.destination.sent, rig.delivery.has_room) == (10, has_spool)
+    rig.destination.away = False
+    rig.until_idle()
+    assert rig.destination.arrived == rig.recorded
+
+
+def test_a_message_too_large_for_the_broker_is_sent_in_parts(rig: Rig) -> None:
+    rig.destination.lines_max = 3
+    rig.record(1, lines=20)
+    rig.record(2)
+    rig.until_idle()
+    assert sorted(rig.destination.arrived) == sorted(rig.recorded)
+    assert (rig.counts.dropped, rig.delivery.waiting_events) == ({}, 0)
+
+
+def test_an_event_too_large_for_the_broker_is_kept_aside_and_holds_up_nothing(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.destination.lines_max = 0
+    rig.record(1, lines=2)
+    rig.until_idle()
+    rig.destination.lines_max = 10
+    rig.record(1)
+    rig.until_idle()
+    assert rig.destination.arrived == [b"2"]
+    assert (rig.counts.dropped, rig.delivery.waiting_events) == ({"refused": 2}, 0)
+    assert (tmp_path / "spool" / "refused.jsonl").read_bytes() == b"0\n1\n"
+
+
+def test_a_full_spool_holds_events_in_memory_until_there_is_room(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", bytes_max=120)
+    rig.destination.away = True
+    rig.record(2)
+    rig.turn()
+    rig.turn(SPOOL_AFTER)
+    rig.record(3)
+    rig.turn()
+    assert (rig.counted, rig.delivery.has_room, rig.secure()) == ((0, 2, 0, 3), False, False)
+    assert "may hold 120" in rig.counts.last_error
+    rig.turn(DISK_RETRY_SECONDS)
+    assert not rig.delivery.has_room
+    rig.destination.away = False
+    rig.until_idle()
+    assert (rig.destination.arrived, rig.counted) == (rig.recorded, (3, 2, 2, 0))
+
+
+def test_what_is_left_at_the_end_goes_to_the_spool_or_is_counted(tmp_path: Path) -> None:
+    for place, lost in ((tmp_path / "spool", 0), (None, 3)):
+        rig = Rig(place)
+        rig.destination.away = True
+        rig.record(3)
+        rig.turn()
+        rig.delivery.give_up(rig.now)
+        rig.delivery.close(0)
+        assert (rig.counts.dropped["undelivered"], rig.delivery.waiting_events) == (lost, 0)
+    heir = Rig(tmp_path / "spool")
+    heir.until_idle()
+    heir.turn()
+    heir.until_idle()
+    assert (heir.destination.arrived, heir.counted) == ([b"0", b"1", b"2"], (0, 0, 3, 0))
+
+
+def test_spools_of_the_dead_are_looked_for_at_the_start_and_then_now_and_then(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool")
+    rig.turn()
+    dead = Rig(tmp_path / "spool")
+    dead.destination.away = True
+    dead.record(2)
+    dead.delivery.give_up(dead.now)
+    dead.delivery.close(0)
+    rig.turn(ADOPT_SECONDS - 1)
+    assert rig.delivery.is_idle
+    rig.turn(1)
+    rig.until_idle()
+    assert (rig.destination.arrived, rig.counted) == (dead.recorded, (0, 0, 2, 0))
+
+
+def test_a_disk_that_fails_to_sync_makes_nothing_secure(rig: Rig) -> None:
+    rig.destination.is_synced = False
+    rig.record()
+    rig.turn()
+    rig.turn()
+    assert not rig.secure()
+
+
+Step = Callable[[Rig], None]
+
+
+STEPS: dict[str, Step] = {
+    "record": lambda rig: rig.record(2) if rig.delivery.has_room else None,
+    "turn": lambda rig: rig.turn(0.3),
+    "a second": lambda rig: rig.turn(1.0),
+    "away": lambda rig: setattr(rig.destination, "away", True),
+    "back": lambda rig: setattr(rig.destination, "away", False),
+    "fail": lambda rig: rig.destination.fail(),
+    "busy": lambda rig: setattr(rig.destination, "refusal", Busy),
+    "unavailable": lambda rig: setattr(rig.destination, "refusal", Unavailable),
+    "willing": lambda rig: setattr(rig.destination, "refusal", None),
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.sampled_from(sorted(STEPS)), max_size=40), bytes_max=st.sampled_from([150, 2**30]))
+def test_everything_arrives_and_what_is_secure_survives_a_crash(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], bytes_max: int
+) -> None:
+    directory = tmp_path_factory.mktemp("delivery")
+    rig, secured = Rig(directory / "spool", bytes_max), 0
+    for step in steps:
+        STEPS[step](rig)
+        if rig.secure():
+            secured = len(rig.recorded)
+        counts = rig.counts
+        assert counts.delivered + counts.spooled + rig.delivery.waiting_events == len(rig.recorded)
+    rig.delivery.abandon()  # `kill -9`
+    heir = Rig(directory / "spool")
+    heir.turn()
+    heir.until_idle()
+    assert set(rig.destination.arrived) | set(heir.destination.arrived) >= set(rig.recorded[:secured])
+    whole = Rig(directory / "other", bytes_max)
+    for step in [*steps, "willing", "back"]:
+        STEPS[step](whole)
+    whole.until_idle()
+    assert set(whole.destination.arrived) == set(whole.recorded)
+    assert whole.counts.delivered + whole.counts.replayed == len(whole.recorded)
