@@ -49,8 +49,18 @@ class Line:
     detail: str = ""
 
 
+def encode_common(event: Any) -> bytes | None:
+    """The line of an event of the commonest form, a plain dictionary; None for any other (see `encode`)."""
+    if type(event) is dict and fits(event):
+        try:
+            return to_json(event)
+        except PydanticSerializationError:
+            pass  # half a surrogate pair is no UTF-8
+    return None
+
+
 def encode(event: object) -> Line:
-    """The line of an event.
+    """The line of any event.
 
     Args:
         event: A `UsageEvent`, or a mapping of the contract's fields (or a CloudEvents envelope of them).
@@ -60,12 +70,8 @@ def encode(event: object) -> Line:
             that the contract does not know. Whatever its own code raises while it is read comes through.
     """
     fields = _fields(event)
-    if fits(fields):
-        try:
-            return Line(fields["tenant_id"], to_json(fields))
-        except PydanticSerializationError:
-            pass  # half a surrogate pair is no UTF-8
-    return _encode_anything(fields)
+    data = encode_common(fields)
+    return _encode_anything(fields) if data is None else Line(fields["tenant_id"], data)
 
 
 def _fields(event: object) -> dict[str, Any]:

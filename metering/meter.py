@@ -1,0 +1,258 @@
+"""The meter: what an application records events with.
+
+    meter = Meter("kafka://localhost:9092/ai-metering-events", spool_dir="/var/lib/app/meterline")
+    meter.record(event)
+
+`record` puts the event into a queue and returns. A thread of its own, started by the first event in each
+process, reads, packs and delivers (see `metering.sender` and `metering.delivery`). Nothing here waits for
+anything but `flush` and `close`, which are asked to, and nothing raises into the caller but the constructor.
+
+Bounds: `queue_events_max` events in the queue (and one for each thread that records at the very moment at
+which it becomes full); what does not fit is dropped, counted and logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+
+from typing_extensions import Self
+
+from metering.assembly import make_delivery
+from metering.counts import MeterStats
+from metering.destination import (
+    EVENTS_ENV,
+    SPOOL_DIR_ENV,
+    KafkaSecurity,
+    parse_destination,
+    security_from,
+)
+from metering.event import UsageEvent
+from metering.sender import Mark, Sender
+
+QUEUE_EVENTS_MAX = 100_000
+"""Half a second at the fastest that events are recorded, some 150 MB of dictionaries at the worst."""
+
+SPOOL_BYTES_MAX = 2**30
+"""Some two million events of an application that cannot reach its broker."""
+
+SPOOL_AFTER_SECONDS = 1.0
+FLUSH_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+"""How long `flush` and `close` wait by default; the end of the interpreter waits for `CLOSE_SECONDS` too."""
+
+ANSWER_SHARE = 0.8
+"""Of the time that a caller waits: by then the sender gives up, and uses the rest to put things away."""
+
+
+MARKS_MAX = 1_000
+"""So many calls of `flush` may stand in a queue that is full; more are told False at once."""
+
+
+class Meter:
+    """Records usage events and delivers them.
+
+    Args:
+        destination: `kafka://host:port[,host:port]/topic` or `file:///abs/path/events.jsonl`.
+        spool_dir: Where events wait on disk while the destination takes none. Without one they wait in
+            memory, and do not outlive the process.
+        security: The credentials for Kafka.
+        queue_events_max: Bound of the queue.
+        spool_bytes_max: Bound of this process's spool.
+        spool_after_seconds: How long an event may wait for its acknowledgement in memory.
+
+    Raises:
+        ValueError: the destination or a bound cannot be used; nothing else ever raises.
+    """
+
+    def __init__(
+        self,
+        destination: str,
+        *,
+        spool_dir: str | os.PathLike[str] | None = None,
+        security: KafkaSecurity | None = None,
+        queue_events_max: int = QUEUE_EVENTS_MAX,
+        spool_bytes_max: int = SPOOL_BYTES_MAX,
+        spool_after_seconds: float = SPOOL_AFTER_SECONDS,
+    ) -> None:
+        if queue_events_max < 1 or spool_bytes_max < 1 or not spool_after_seconds > 0:
+            raise ValueError("a meter's bounds are greater than zero")
+        where = parse_destination(destination, security or KafkaSecurity())
+        self._make_delivery = partial(
+            make_delivery,
+            where,
+            None if spool_dir is None else Path(spool_dir).absolute(),
+            spool_bytes_max,
+            spool_after_seconds,
+        )
+        self._name = where.name
+        self._queue_events_max = queue_events_max
+        self._sender = Sender(self._make_delivery)
+        _METERS.add(self)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Meter:
+        """As METERLINE_EVENTS, METERLINE_SPOOL_DIR and METERLINE_KAFKA_… say (`metering.destination`).
+
+        Raises:
+            ValueError: METERLINE_EVENTS is missing, or one of them cannot be used.
+        """
+        found = os.environ if environment is None else environment
+        if not found.get(EVENTS_ENV):
+            raise ValueError(f"{EVENTS_ENV} does not say where events go: kafka://host:port/topic")
+        return cls(
+            found[EVENTS_ENV], spool_dir=found.get(SPOOL_DIR_ENV) or None, security=security_from(found)
+        )
+
+    def __repr__(self) -> str:
+        return f"Meter({self._name!r})"
+
+    def record(self, event: UsageEvent | Mapping[str, object]) -> None:
+        """Take an event. It is copied, so that what becomes of a dictionary later does not matter.
+
+        Never raises and never waits: an event that cannot be taken is dropped and counted (`MeterStats`).
+        """
+        try:
+            sender = self._sender
+            queue = sender.queue
+            if len(queue) >= self._queue_events_max or not sender.is_open:
+                sender.refuse("queue_full" if sender.is_open else "closed")
+                return
+            queue.append(_copy(event) if type(event) is dict else event)
+            if sender.is_idle:
+                sender.wake()
+        except Exception:  # noqa: BLE001  # not in the caller's request
+            self._sender.refuse("not_serialisable")
+
+    def start(self) -> None:
+        """Begin to send what earlier processes left in the spool, before the first event comes."""
+        self._sender.wake()
+
+    def flush(self, timeout_seconds: float = FLUSH_SECONDS) -> bool:
+        """Wait until all that was recorded before is acknowledged or fsynced in the spool.
+
+        `stats` says how much of which. Without a spool that fails while the destination is away.
+
+        Returns:
+            Whether it is so; False after `timeout_seconds`.
+        """
+        told: SimpleQueue[bool] = SimpleQueue()
+        self._mark(told.put, timeout_seconds, is_last=False)
+        return _answer(told, timeout_seconds)
+
+    def close(self, timeout_seconds: float = CLOSE_SECONDS) -> bool:
+        """Take no more events, deliver or spool what there is, and end the sender.
+
+        Without a spool, what the destination has not acknowledged by then is dropped, and counted. A second
+        call does nothing.
+
+        Returns:
+            Whether all is acknowledged or in the spool.
+        """
+        told: SimpleQueue[bool] = SimpleQueue()
+        self._mark(told.put, timeout_seconds, is_last=True)
+        return _answer(told, timeout_seconds)
+
+    async def aflush(self, timeout_seconds: float = FLUSH_SECONDS) -> bool:
+        """`flush`, without blocking asyncio's loop."""
+        return await self._amark(timeout_seconds, is_last=False)
+
+    async def aclose(self, timeout_seconds: float = CLOSE_SECONDS) -> bool:
+        """`close`, without blocking asyncio's loop."""
+        return await self._amark(timeout_seconds, is_last=True)
+
+    def stats(self) -> MeterStats:
+        """What has become of all events."""
+        return self._sender.stats()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _mark(self, answer: Callable[[bool], None], timeout_seconds: float, *, is_last: bool) -> None:
+        sender = self._sender
+        if is_last:
+            sender.is_open = False
+        if len(sender.queue) >= self._queue_events_max + MARKS_MAX:
+            answer(False)  # noqa: FBT003  # what a mark answers
+            return
+        sender.place(Mark(answer, time.monotonic() + timeout_seconds * ANSWER_SHARE, is_last))
+
+    async def _amark(self, timeout_seconds: float, *, is_last: bool) -> bool:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[bool] = loop.create_future()
+
+        def settle(is_secure: bool) -> None:  # noqa: FBT001  # what a mark answers
+            if not told.done():
+                told.set_result(is_secure)
+
+        def tell(is_secure: bool) -> None:  # noqa: FBT001  # as above
+            loop.call_soon_threadsafe(settle, is_secure)
+
+        self._mark(tell, timeout_seconds, is_last=is_last)
+        try:
+            return await asyncio.wait_for(told, timeout_seconds)
+        except asyncio.TimeoutError:
+            return False
+
+    def _become_the_childs(self) -> None:
+        """After a fork: a queue, a thread, a client and a spool of its own."""
+        parents, self._sender = self._sender, Sender(self._make_delivery)
+        self._sender.is_open = parents.is_open
+        parents.abandon()
+
+
+def _copy(event: dict[str, object]) -> dict[str, object]:
+    copied = event.copy()
+    attributes = copied.get("attributes")
+    if type(attributes) is dict:
+        copied["attributes"] = attributes.copy()
+    return copied
+
+
+def _answer(told: SimpleQueue[bool], timeout_seconds: float) -> bool:
+    try:
+        return told.get(timeout=max(timeout_seconds, 0))
+    except Empty:
+        return False
+
+
+_METERS: weakref.WeakSet[Meter] = weakref.WeakSet()
+
+
+def _in_the_child() -> None:
+    for meter in list(_METERS):
+        meter._become_the_childs()  # noqa: SLF001  # of this module
+
+
+def close_all(timeout_seconds: float = CLOSE_SECONDS) -> None:
+    """Close every meter of this process, at its end."""
+    deadline = time.monotonic() + timeout_seconds
+    for meter in list(_METERS):
+        meter.close(max(deadline - time.monotonic(), 0.1))
+
+
+os.register_at_fork(after_in_child=_in_the_child)
+atexit.register(close_all)

@@ -1,0 +1,135 @@
+"""Addresses and credentials: what a meter takes, and the one sentence for what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metering.destination import (
+    FileDestination,
+    KafkaDestination,
+    KafkaSecurity,
+    parse_destination,
+    security_from,
+)
+from metering.meter import Meter
+
+PLAIN = KafkaSecurity()
+LOGIN = {"METERLINE_KAFKA_SASL_USERNAME": "app", "METERLINE_KAFKA_SASL_PASSWORD": "hunter2"}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("kafka://localhost:9092/events", KafkaDestination("localhost:9092", "events", PLAIN)),
+        ("kafka://a:1,b:2/ai-metering-events", KafkaDestination("a:1,b:2", "ai-metering-events", PLAIN)),
+        ("kafka://[::1]:9092/t", KafkaDestination("[::1]:9092", "t", PLAIN)),
+        ("file:///data/events.jsonl", FileDestination(Path("/data/events.jsonl"))),
+        ("file:///data/a%20b?#.jsonl", FileDestination(Path("/data/a b?#.jsonl"))),
+        ("localhost:9092/events", "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
+        ("", "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
+        ("kafka://localhost:9092", "kafka://localhost:9092 is not kafka://host:port/topic"),
+        ("kafka:///events", "kafka:///events is not kafka://host:port/topic"),
+        ("kafka://a:1,/events", "kafka://a:1,/events is not kafka://host:port/topic"),
+        ("kafka://a:1/two/topics", "kafka://a:1/two/topics is not kafka://host:port/topic"),
+        ("kafka://a:1/what?x=1", "kafka://a:1/what?x=1 is not kafka://host:port/topic"),
+        ("file://data/events.jsonl", "file://data/events.jsonl is not file:///abs/path/events.jsonl"),
+        ("file:///", "file:/// is not file:///abs/path/events.jsonl"),
+        ("file:///e.jsonl.gz", "file:///e.jsonl.gz cannot be appended to: leave out .gz"),
+    ],
+)
+def test_addresses(url: str, expected: object) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=r"^") as caught:
+            Meter(url)
+        assert str(caught.value) == expected
+    else:
+        assert parse_destination(url, PLAIN) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {"security.protocol": "PLAINTEXT"}),
+        (
+            LOGIN,
+            {
+                "security.protocol": "SASL_SSL",
+                "sasl.mechanism": "PLAIN",
+                "sasl.username": "app",
+                "sasl.password": "hunter2",
+            },
+        ),
+        (
+            {
+                **LOGIN,
+                "METERLINE_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+                "METERLINE_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+                "METERLINE_KAFKA_SSL_CA_LOCATION": "/ca.pem",
+            },
+            {
+                "security.protocol": "SASL_PLAINTEXT",
+                "ssl.ca.location": "/ca.pem",
+                "sasl.mechanism": "SCRAM-SHA-512",
+                "sasl.username": "app",
+                "sasl.password": "hunter2",
+            },
+        ),
+        (
+            {"METERLINE_KAFKA_SECURITY_PROTOCOL": "SSL", "METERLINE_KAFKA_SSL_CA_LOCATION": "/ca.pem"},
+            {"security.protocol": "SSL", "ssl.ca.location": "/ca.pem"},
+        ),
+    ],
+)
+def test_credentials_from_the_environment(environment: dict[str, str], expected: dict[str, str]) -> None:
+    assert security_from(environment).client_config() == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"METERLINE_KAFKA_SASL_USERNAME": "app"}, "these need both"),
+        ({"METERLINE_KAFKA_SASL_PASSWORD": "hunter2"}, "these need both"),
+        ({**LOGIN, "METERLINE_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "these need both"),
+        ({"METERLINE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "these need both"),
+        ({"METERLINE_KAFKA_SECURITY_PROTOCOL": "TLS"}, "is one of PLAINTEXT"),
+        ({**LOGIN, "METERLINE_KAFKA_SASL_MECHANISM": "GSSAPI"}, "is one of PLAIN, SCRAM"),
+        ({**LOGIN, "METERLINE_KAFKA_SASL_PASSWORD_FILE": "/p"}, "given twice"),
+        ({"METERLINE_EVENTS": "kafka://app:hunter2@b:1/t"}, "holds no user and no password"),
+        ({"METERLINE_EVENTS": "file:///e.jsonl", **LOGIN}, "a file takes no credentials"),
+        ({"METERLINE_EVENTS": ""}, "METERLINE_EVENTS does not say where events go"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_without_the_password(
+    environment: dict[str, str], expected: str
+) -> None:
+    whole = {"METERLINE_EVENTS": "kafka://b:1/t", **environment}
+    with pytest.raises(ValueError, match=expected) as caught:
+        Meter.from_environment(whole)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"queue_events_max": 0}, {"spool_bytes_max": 0}, {"spool_after_seconds": 0.0}]
+)
+def test_bounds_are_greater_than_zero(bounds: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="greater than zero"):
+        Meter("file:///e.jsonl", **bounds)  # type: ignore[arg-type]  # what a caller may get wrong
+
+
+def test_a_password_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    security = KafkaSecurity("SASL_SSL", username="app", password_file=str(file))
+    with pytest.raises(FileNotFoundError):
+        security.client_config()
+    file.write_text("hunter2\n")
+    assert security.client_config()["sasl.password"] == "hunter2"
+
+
+def test_no_repr_shows_a_password() -> None:
+    meter = Meter.from_environment({"METERLINE_EVENTS": "kafka://b:1/t", **LOGIN})
+    security = KafkaSecurity("SASL_SSL", username="app", password="hunter2")
+    for shown in (repr(meter), repr(security), repr(parse_destination("kafka://b:1/t", security))):
+        assert "hunter2" not in shown
+    assert repr(meter) == "Meter('t@b:1')"
