@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -95,7 +96,7 @@ class Meter:
         )
         self._name = where.name
         self._queue_events_max = queue_events_max
-        self._sender = Sender(self._make_delivery)
+        self._sender = Sender(self._make_delivery, _end_in_order)
         _METERS.add(self)
 
     @classmethod
@@ -219,7 +220,7 @@ class Meter:
 
     def _become_the_childs(self) -> None:
         """After a fork: a queue, a thread, a client and a spool of its own."""
-        parents, self._sender = self._sender, Sender(self._make_delivery)
+        parents, self._sender = self._sender, Sender(self._make_delivery, _end_in_order)
         self._sender.is_open = parents.is_open
         parents.abandon()
 
@@ -252,6 +253,13 @@ def close_all(timeout_seconds: float = CLOSE_SECONDS) -> None:
     deadline = time.monotonic() + timeout_seconds
     for meter in list(_METERS):
         meter.close(max(deadline - time.monotonic(), 0.1))
+
+
+def _end_in_order() -> None:
+    """A child of multiprocessing ends without `atexit`, but not without its own finalizers."""
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, close_all, exitpriority=0)
 
 
 os.register_at_fork(after_in_child=_in_the_child)

@@ -59,11 +59,12 @@ MakeDelivery = Callable[[Counts, Callable[[str, int], None]], Delivery]
 class Sender:
     """One process's. `queue` and `is_idle` are public for `Meter.record`, which must not pay for a call."""
 
-    def __init__(self, make_delivery: MakeDelivery) -> None:
+    def __init__(self, make_delivery: MakeDelivery, on_start: Callable[[], None]) -> None:
         self.queue: deque[Any] = deque()
         self.is_open = True
         self.is_idle = True
         self._make_delivery = make_delivery
+        self._on_start = on_start
         self._counts = Counts()
         self._notices = Notices()
         self._refused: Counter[str] = Counter()
@@ -141,6 +142,7 @@ class Sender:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="meterline", daemon=True)
                 self._thread.start()
+                self._on_start()
         except RuntimeError as exc:  # no more threads, or the interpreter is ending
             self._thread = None
             self.is_idle = True
