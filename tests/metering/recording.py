@@ -22,11 +22,11 @@ meter = Meter.from_environment()
 """
 
 
-def start(script: str, **environment: str) -> subprocess.Popen[str]:
-    """A process that runs the script after `PREAMBLE`, with the METERLINE_… variables named in lower case."""
+def start(script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A process that runs the script after `PREAMBLE`; METERLINE_… variables are named in lower case."""
     variables = {f"METERLINE_{name.upper()}": value for name, value in environment.items()}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PREAMBLE + script],
+        [sys.executable, "-W", "error", "-c", PREAMBLE + script, *arguments],
         cwd=ROOT,
         env={**os.environ, **variables},
         stdin=subprocess.PIPE,
