@@ -20,7 +20,16 @@ from benchmarks.isolation import run_alone
 from benchmarks.plots import draw
 from benchmarks.report import Size, as_json, as_markdown
 
-BENCHMARKS: tuple[str, ...] = ("throughput", "workers", "latency", "state", "rating", "queries", "simulate")
+BENCHMARKS: tuple[str, ...] = (
+    "throughput",
+    "workers",
+    "latency",
+    "state",
+    "rating",
+    "queries",
+    "simulate",
+    "sdk_record",
+)
 RESULTS = Path("bench-results")
 
 

@@ -10,6 +10,7 @@ Bounds: as many messages wait for a `poll` as delivery holds.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -58,8 +59,8 @@ class FileTransport:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-            except OSError:
-                return False
+            except OSError as exc:
+                return exc.errno == errno.EINVAL  # a device, which keeps nothing
             self._unsynced = False
         return True
 

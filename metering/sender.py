@@ -29,6 +29,12 @@ from metering.notices import Notices
 
 SLICE_EVENTS = 1_000
 SLICE_BYTES = 4 * 1024 * 1024
+BREATH_EVENTS = 25
+BREATH_SECONDS = 50e-6
+"""While the queue is short, after so many events (0.1 ms) the interpreter's lock is let go for so long: a
+sleep of no time at all would take it back before another thread had woken up."""
+BACKLOG_EVENTS = 5_000
+"""A queue of this length is not short: it is emptied without rests, in the share of time that threads get."""
 LINGER_SECONDS = 0.02
 PAUSE_SECONDS_MAX = 0.2
 """The longest rest while an acknowledgement or a disk is waited for."""
@@ -198,6 +204,8 @@ class Sender:
         mark: Mark | None = None
         size = 0
         while len(lines) < SLICE_EVENTS and size < SLICE_BYTES and queue:
+            if counts.taken % BREATH_EVENTS == 0 and len(queue) < BACKLOG_EVENTS:
+                time.sleep(BREATH_SECONDS)
             event = queue.popleft()
             if type(event) is Mark:
                 mark = event
@@ -299,6 +307,8 @@ class Sender:
         delivery = self._delivery
         assert delivery is not None
         if delivery.has_room and len(self.queue) >= SLICE_EVENTS:
+            if len(self.queue) < BACKLOG_EVENTS:
+                time.sleep(BREATH_SECONDS)
             return
         if self._marks:
             self._pause = HURRY_SECONDS if moved else min(2 * self._pause, LINGER_SECONDS)
