@@ -14,7 +14,7 @@ class MeterStats:
     recorded = delivered + spooled + dropped + waiting, at any moment at which the sender rests.
 
     Attributes:
-        recorded: Calls of `record`.
+        recorded: Events recorded: calls of `record`, or what the observations came to.
         delivered: Acknowledged by the destination straight from memory.
         spooled: Written to the spool.
         replayed: Acknowledged from the spool; events of processes that are gone, taken over, among them.

@@ -19,11 +19,12 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
+from typing import Any, Protocol
 
 from typing_extensions import Self
 
@@ -42,6 +43,9 @@ from metering.sender import Mark, Sender
 QUEUE_EVENTS_MAX = 100_000
 """Half a second at the fastest that events are recorded, some 150 MB of dictionaries at the worst."""
 
+QUEUE_OBSERVED_MAX = 10_000
+"""At this length of the queue no more observations are taken: each may hold a prompt and an answer."""
+
 SPOOL_BYTES_MAX = 2**30
 """Some two million events of an application that cannot reach its broker."""
 
@@ -56,6 +60,14 @@ ANSWER_SHARE = 0.8
 
 MARKS_MAX = 1_000
 """So many calls of `flush` may stand in a queue that is full; more are told False at once."""
+
+
+class Observed(Protocol):
+    """One observed call; its events are asked for in the sender's thread, where counting harms nobody."""
+
+    def events(self) -> Iterable[Mapping[str, object]]:
+        """The events that it comes to, with the same keys whenever it is asked; none for a repeat."""
+        ...
 
 
 class Meter:
@@ -96,6 +108,7 @@ class Meter:
         )
         self._name = where.name
         self._queue_events_max = queue_events_max
+        self._queue_observed_max = min(queue_events_max, QUEUE_OBSERVED_MAX)
         self._sender = Sender(self._make_delivery, _end_in_order)
         _METERS.add(self)
 
@@ -116,18 +129,22 @@ class Meter:
     def __repr__(self) -> str:
         return f"Meter({self._name!r})"
 
-    def record(self, event: UsageEvent | Mapping[str, object]) -> None:
-        """Take an event. It is copied, so that what becomes of a dictionary later does not matter.
+    def record(self, event: UsageEvent | Mapping[str, object] | Observed) -> None:
+        """Take an event, or an observation of which the sender asks the events.
 
-        Never raises and never waits: an event that cannot be taken is dropped and counted (`MeterStats`).
+        A dictionary is copied, so that what becomes of it later does not matter. Never raises and never
+        waits: what cannot be taken is dropped and counted (`MeterStats`).
         """
         try:
             sender = self._sender
             queue = sender.queue
-            if len(queue) >= self._queue_events_max or not sender.is_open:
+            is_plain = type(event) is dict
+            is_small = is_plain or isinstance(event, UsageEvent)
+            bound = self._queue_events_max if is_small else self._queue_observed_max
+            if len(queue) >= bound or not sender.is_open:
                 sender.refuse("queue_full" if sender.is_open else "closed")
                 return
-            queue.append(_copy(event) if type(event) is dict else event)
+            queue.append(_copy(event) if is_plain else event)
             if sender.is_idle:
                 sender.wake()
         except Exception:  # noqa: BLE001  # not in the caller's request
@@ -225,8 +242,8 @@ class Meter:
         parents.abandon()
 
 
-def _copy(event: dict[str, object]) -> dict[str, object]:
-    copied = event.copy()
+def _copy(event: Any) -> dict[str, object]:
+    copied: dict[str, object] = event.copy()
     attributes = copied.get("attributes")
     if type(attributes) is dict:
         copied["attributes"] = attributes.copy()

@@ -8,7 +8,7 @@ mark.
 Whatever goes wrong in it, a strange event's own code included, is caught and counted, and it goes on where it
 was: events leave the queue one by one, and lines stay with it until delivery has them.
 
-Bounds: `SLICE_EVENTS` and `SLICE_BYTES` at a time beside what delivery holds.
+Bounds: `SLICE_EVENTS`, `SLICE_BYTES` and `SLICE_SECONDS` at a time, beside what delivery holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +24,15 @@ from typing import Any
 from metering.counts import Counts, MeterStats
 from metering.delivery import Delivery
 from metering.encode import Line, Unsendable, encode, encode_common
+from metering.event import UsageEvent
 from metering.message import pack
 from metering.notices import Notices
 
 SLICE_EVENTS = 1_000
 SLICE_BYTES = 4 * 1024 * 1024
+SLICE_SECONDS = 0.1
+"""An observation may have its tokens to count: acknowledgements and those in `flush` wait no longer than this
+and the one that is being counted."""
 BREATH_EVENTS = 25
 BREATH_SECONDS = 50e-6
 """While the queue is short, after so many events (0.1 ms) the interpreter's lock is let go for so long: a
@@ -202,24 +206,27 @@ class Sender:
     def _take(self, delivery: Delivery, now: float) -> bool:
         queue, lines, counts, key_of = self.queue, self._lines, self._counts, delivery.key_of
         mark: Mark | None = None
-        size = 0
+        size, until_breath = 0, BREATH_EVENTS
         while len(lines) < SLICE_EVENTS and size < SLICE_BYTES and queue:
-            if counts.taken % BREATH_EVENTS == 0 and len(queue) < BACKLOG_EVENTS:
+            until_breath -= 1
+            if not until_breath and len(queue) < BACKLOG_EVENTS:
                 time.sleep(BREATH_SECONDS)
+                until_breath = BREATH_EVENTS
             event = queue.popleft()
             if type(event) is Mark:
                 mark = event
                 break
-            counts.taken += 1
             data = encode_common(event)
             if data is not None:
+                counts.taken += 1
                 lines.append((key_of(event["tenant_id"]), data))
                 size += len(data)
                 continue
-            line = self._encode(event, now)
-            if line is not None:
+            for line in self._encode_all(event, now):
                 lines.append((key_of(line.tenant_id), line.data))
                 size += len(line.data)
+            if time.monotonic() - now > SLICE_SECONDS:
+                break
         any_taken = bool(lines) or mark is not None
         delivery.add(pack(lines))
         lines.clear()
@@ -227,6 +234,18 @@ class Sender:
             mark.added = delivery.added
             self._marks.append(mark)
         return any_taken
+
+    def _encode_all(self, recorded: Any, now: float) -> list[Line]:
+        """The lines of an event, or of all that an observation comes to."""
+        try:
+            is_plain = isinstance(recorded, (Mapping, UsageEvent)) or not hasattr(recorded, "events")
+            events = [recorded] if is_plain else list(recorded.events())
+        except BaseException as exc:  # noqa: BLE001  # as in _encode
+            self._counts.taken += 1
+            self._drop("not_serialisable", f"reading an event raised {type(exc).__name__}", now)
+            return []
+        self._counts.taken += len(events)
+        return [line for event in events if (line := self._encode(event, now)) is not None]
 
     def _encode(self, event: object, now: float) -> Line | None:
         try:

@@ -1,14 +1,23 @@
-"""Programs that record, run as processes of their own, so that they can be killed, forked and ended."""
+"""What tests of the meter record, wait for and read; programs that record, to be killed, forked and ended."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from metering.counts import MeterStats
+from tests.metering.kafka_process import lines_at
+from tests.metering.samples import SMALLEST
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
+NOWHERE = "kafka://127.0.0.1:1/events"
 
 PREAMBLE = """
 import os, sys, time
@@ -45,3 +54,30 @@ def run(script: str, **environment: str) -> str:
         child.kill()  # only one that is late still lives
     assert child.returncode == 0, err
     return out
+
+
+def event(number: int, tenant: str = "acme", **fields: Any) -> dict[str, Any]:
+    return {**SMALLEST, "idempotency_key": f"k{number}", "tenant_id": tenant, **fields}
+
+
+def keys_of(lines: list[bytes]) -> list[str]:
+    return [json.loads(line)["idempotency_key"] for line in lines]
+
+
+def keys_in(file: Path) -> list[str]:
+    return keys_of(file.read_bytes().splitlines())
+
+
+def keys_at(bootstrap: str, topic: str) -> list[str]:
+    return keys_of([line for _, line in lines_at(bootstrap, topic)])
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ends(stats: MeterStats) -> tuple[int, int, int, int]:
+    return (stats.recorded, stats.delivered, stats.spooled, stats.replayed)

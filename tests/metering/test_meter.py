@@ -1,58 +1,23 @@
-"""The meter in this process: what `record`, `flush`, `close` and `stats` promise, on files and a broker."""
+"""The meter in this process: what `record`, `flush`, `close` and `stats` promise, shown on files."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import logging
 import signal
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from metering import delivery, sender
-from metering.counts import MeterStats
+from metering import meter as meter_module
 from metering.event import UsageEvent
 from metering.meter import Meter
-from metering.spool_directory import destination_directory
-from tests.metering.kafka_process import KafkaProcess, lines_at, running_kafka
-from tests.metering.samples import SMALLEST
-
-SECONDS = 30
-NOWHERE = "kafka://127.0.0.1:1/events"
-
-
-def event(number: int, tenant: str = "acme", **fields: Any) -> dict[str, Any]:
-    return {**SMALLEST, "idempotency_key": f"k{number}", "tenant_id": tenant, **fields}
-
-
-def keys_of(lines: list[bytes]) -> list[str]:
-    return [json.loads(line)["idempotency_key"] for line in lines]
-
-
-def keys_in(file: Path) -> list[str]:
-    return keys_of(file.read_bytes().splitlines())
-
-
-def keys_at(bootstrap: str, topic: str) -> list[str]:
-    return keys_of([line for _, line in lines_at(bootstrap, topic)])
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def ends(stats: MeterStats) -> tuple[int, int, int, int]:
-    return (stats.recorded, stats.delivered, stats.spooled, stats.replayed)
+from tests.metering.recording import SECONDS, ends, event, keys_in, until
 
 
 @pytest.fixture
@@ -64,15 +29,6 @@ def file(tmp_path: Path) -> Path:
 def meter(file: Path, tmp_path: Path) -> Iterator[Meter]:
     with Meter(f"file://{file}", spool_dir=tmp_path / "spool") as meter:
         yield meter
-
-
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[KafkaProcess]:
-    with running_kafka() as process:
-        yield process
-
-
-# Files
 
 
 def test_recorded_events_stand_in_the_file_in_their_order(meter: Meter, file: Path) -> None:
@@ -117,6 +73,55 @@ class Strange(Mapping[str, Any]):
 
     def __len__(self) -> int:
         raise self.error
+
+
+class Observation:
+    """What instrumentation records: its events are asked for later, in the sender's thread."""
+
+    def __init__(self, *events: Any) -> None:
+        self.found = events
+        self.asked_in: list[str] = []
+
+    def events(self) -> list[Any]:
+        self.asked_in.append(threading.current_thread().name)
+        if isinstance(self.found[0], BaseException):
+            raise self.found[0]
+        return list(self.found[1:])
+
+
+def test_an_observation_is_asked_for_its_events_in_the_senders_thread(meter: Meter, file: Path) -> None:
+    several = Observation("ok", event(1), UsageEvent.model_validate(event(2)), event(3, input_tokens=-1))
+    for one in (several, Observation("a repeat"), Observation(KeyboardInterrupt()), Observation("odd", None)):
+        meter.record(one)
+    meter.record(event(4))
+    assert meter.flush(SECONDS)
+    assert keys_in(file) == ["k1", "k2", "k3", "k4"]
+    stats = meter.stats()
+    assert (stats.recorded, stats.delivered, stats.dropped) == (6, 4, {"not_serialisable": 2})
+    assert several.asked_in == ["meterline"]
+
+
+def test_observations_leave_most_of_the_queue_to_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter_module, "QUEUE_OBSERVED_MAX", 5)
+    begin = threading.Event()
+
+    class Slow(Observation):
+        def events(self) -> list[Any]:
+            begin.wait(SECONDS)
+            return super().events()
+
+    with Meter(f"file://{tmp_path}/events.jsonl") as meter:
+        meter.record(Slow("ok", event(0)))
+        until(lambda: meter.stats().queue_depth == 0)
+        for number in range(1, 11):
+            meter.record(Observation("ok", event(number)))
+        meter.record(event(11))
+        begin.set()
+        assert meter.flush(SECONDS)
+        assert meter.stats().dropped == {"queue_full": 5}
+    assert keys_in(tmp_path / "events.jsonl") == [f"k{number}" for number in [0, 1, 2, 3, 4, 5, 11]]
 
 
 @pytest.mark.parametrize(
@@ -266,109 +271,3 @@ def test_a_file_that_cannot_be_written_is_made_up_for_by_the_spool(tmp_path: Pat
         file.parent.mkdir()
         until(lambda: meter.stats().spool_bytes == 0)
         assert (keys_in(file), ends(meter.stats())) == ([f"k{n}" for n in range(10)], (10, 0, 10, 10))
-
-
-# Asyncio
-
-
-def test_a_loop_goes_on_while_a_flush_is_waited_for(tmp_path: Path) -> None:
-    async def scenario() -> tuple[bool, int, MeterStats]:
-        ticks = 0
-        async with Meter(NOWHERE, spool_dir=tmp_path, spool_after_seconds=0.3) as meter:
-            meter.record(event(1))
-            flush = asyncio.ensure_future(meter.aflush(SECONDS))
-            while not flush.done():
-                await asyncio.sleep(0.005)
-                ticks += 1
-            return await flush, ticks, meter.stats()
-
-    is_safe, ticks, stats = asyncio.run(scenario())
-    assert (is_safe, stats.spooled, ticks > 5) == (True, 1, True)
-
-
-def test_a_flush_that_is_cancelled_or_late_harms_nothing() -> None:
-    async def scenario() -> bool:
-        meter = Meter(NOWHERE)
-        meter.record(event(1))
-        flush = asyncio.ensure_future(meter.aflush(SECONDS))
-        await asyncio.sleep(0.01)
-        flush.cancel()
-        late = await meter.aflush(0.05)
-        return late or await meter.aclose(0.2)
-
-    assert not asyncio.run(scenario())
-
-
-# Kafka
-
-
-def test_a_tenants_events_share_a_partition_and_their_order(kafka: KafkaProcess, kafka_topic: str) -> None:
-    with Meter(f"kafka://{kafka.bootstrap}/{kafka_topic}") as meter:
-        for number in range(1_000):
-            meter.record(event(number, tenant=f"t{number % 10}"))
-        assert meter.flush(SECONDS)
-        assert ends(meter.stats()) == (1_000, 1_000, 0, 0)
-    by_tenant: dict[str, list[tuple[int, str]]] = {}
-    for partition, line in lines_at(kafka.bootstrap, kafka_topic):
-        read = json.loads(line)
-        by_tenant.setdefault(read["tenant_id"], []).append((partition, read["idempotency_key"]))
-    for tenant, found in by_tenant.items():
-        number = int(tenant[1:])
-        assert [key for _, key in found] == [f"k{n}" for n in range(number, 1_000, 10)]
-        assert len({partition for partition, _ in found}) == 1
-    assert len(by_tenant) == 10
-
-
-def test_while_the_broker_is_away_events_go_to_the_spool_and_come_back_in_order(
-    kafka: KafkaProcess, kafka_topic: str, tmp_path: Path
-) -> None:
-    url = f"kafka://{kafka.bootstrap}/{kafka_topic}"
-    with Meter(url, spool_dir=tmp_path, spool_after_seconds=0.2) as meter:
-        meter.record(event(0))
-        assert meter.flush(SECONDS)
-        until(lambda: meter.stats().spool_bytes == 0)  # it may have been slow to make the topic
-        before = meter.stats()
-        kafka.go_away()
-        try:
-            for number in range(1, 501):
-                meter.record(event(number))
-            assert meter.flush(SECONDS)
-            assert meter.stats().spooled - before.spooled == 500
-            assert meter.stats().delivered == before.delivered
-        finally:
-            kafka.come_back()
-        meter.record(event(501))
-        until(lambda: meter.stats().spool_bytes == 0)
-        assert meter.flush(SECONDS)
-    arrived = Counter(keys_at(kafka.bootstrap, kafka_topic))
-    assert set(arrived) == {f"k{number}" for number in range(502)}
-    stats = meter.stats()
-    assert stats.delivered + stats.replayed == 502
-    assert list(destination_directory(tmp_path, f"{kafka_topic}@{kafka.bootstrap}").iterdir()) == []
-
-
-def test_a_broker_that_never_answers_costs_the_caller_nothing(tmp_path: Path) -> None:
-    first = Meter(NOWHERE, spool_dir=tmp_path, spool_after_seconds=0.1)
-    for number in range(100):
-        first.record(event(number))
-    assert first.close(SECONDS)
-    assert ends(first.stats()) == (100, 0, 100, 0)
-    assert "Kafka" in first.stats().last_error
-    second = Meter(NOWHERE, spool_dir=tmp_path, spool_after_seconds=0.1)
-    second.start()
-    until(lambda: second.stats().spool_bytes > 0)
-    assert second.close(SECONDS)
-
-
-def test_a_password_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
-    environment = {
-        "METERLINE_EVENTS": NOWHERE,
-        "METERLINE_SPOOL_DIR": str(tmp_path / "spool"),
-        "METERLINE_KAFKA_SASL_USERNAME": "app",
-        "METERLINE_KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password"),
-    }
-    with Meter.from_environment(environment) as meter:
-        meter.record(event(1))
-        assert meter.flush(SECONDS)
-        assert meter.stats().last_error == "Kafka's password cannot be read: FileNotFoundError"
-        assert meter.stats().spooled == 1

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.metering.kafka_process import KafkaProcess, lines_at, running_kafka
-from tests.metering.recording import run, start
+from tests.metering.kafka_process import KafkaProcess, running_kafka
+from tests.metering.recording import NOWHERE, keys_at, keys_in, run, start
 
-NOWHERE = "kafka://127.0.0.1:1/events"
 REPLAY = "meter.start()\nwhile not meter.stats().replayed or meter.stats().spool_bytes: time.sleep(0.01)\n"
 
 
@@ -26,14 +25,6 @@ def kafka() -> Iterator[KafkaProcess]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "events.jsonl"
-
-
-def keys_in(file: Path) -> list[str]:
-    return [json.loads(line)["idempotency_key"] for line in file.read_bytes().splitlines()]
-
-
-def keys_at(kafka: KafkaProcess, topic: str) -> Counter[str]:
-    return Counter(json.loads(line)["idempotency_key"] for _, line in lines_at(kafka.bootstrap, topic))
 
 
 ENDS = [
@@ -120,7 +111,7 @@ record("after")
 """
     run(script, events=f"kafka://{kafka.bootstrap}/{kafka_topic}")
     expected = Counter(f"{who}-{n}" for who in ("before", "child", "after") for n in range(50))
-    assert keys_at(kafka, kafka_topic) == expected
+    assert Counter(keys_at(kafka.bootstrap, kafka_topic)) == expected
 
 
 def test_a_child_has_a_spool_of_its_own_and_leaves_its_parents_alone(tmp_path: Path) -> None:
@@ -165,7 +156,7 @@ while True:
         kafka.come_back()
     assert child.returncode == -signal.SIGKILL
     run(REPLAY, **place)
-    arrived = keys_at(kafka, kafka_topic)
+    arrived = keys_at(kafka.bootstrap, kafka_topic)
     assert set(arrived) >= {f"k{number}" for number in range(flushed)}
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

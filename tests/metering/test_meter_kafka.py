@@ -1,0 +1,129 @@
+"""The meter on a broker that comes and goes, and in asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metering.counts import MeterStats
+from metering.meter import Meter
+from metering.spool_directory import destination_directory
+from tests.metering.kafka_process import KafkaProcess, lines_at, running_kafka
+from tests.metering.recording import NOWHERE, SECONDS, ends, event, keys_at, until
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[KafkaProcess]:
+    with running_kafka() as process:
+        yield process
+
+
+# Asyncio
+
+
+def test_a_loop_goes_on_while_a_flush_is_waited_for(tmp_path: Path) -> None:
+    async def scenario() -> tuple[bool, int, MeterStats]:
+        ticks = 0
+        async with Meter(NOWHERE, spool_dir=tmp_path, spool_after_seconds=0.3) as meter:
+            meter.record(event(1))
+            flush = asyncio.ensure_future(meter.aflush(SECONDS))
+            while not flush.done():
+                await asyncio.sleep(0.005)
+                ticks += 1
+            return await flush, ticks, meter.stats()
+
+    is_safe, ticks, stats = asyncio.run(scenario())
+    assert (is_safe, stats.spooled, ticks > 5) == (True, 1, True)
+
+
+def test_a_flush_that_is_cancelled_or_late_harms_nothing() -> None:
+    async def scenario() -> bool:
+        meter = Meter(NOWHERE)
+        meter.record(event(1))
+        flush = asyncio.ensure_future(meter.aflush(SECONDS))
+        await asyncio.sleep(0.01)
+        flush.cancel()
+        late = await meter.aflush(0.05)
+        return late or await meter.aclose(0.2)
+
+    assert not asyncio.run(scenario())
+
+
+# Kafka
+
+
+def test_a_tenants_events_share_a_partition_and_their_order(kafka: KafkaProcess, kafka_topic: str) -> None:
+    with Meter(f"kafka://{kafka.bootstrap}/{kafka_topic}") as meter:
+        for number in range(1_000):
+            meter.record(event(number, tenant=f"t{number % 10}"))
+        assert meter.flush(SECONDS)
+        assert ends(meter.stats()) == (1_000, 1_000, 0, 0)
+    by_tenant: dict[str, list[tuple[int, str]]] = {}
+    for partition, line in lines_at(kafka.bootstrap, kafka_topic):
+        read = json.loads(line)
+        by_tenant.setdefault(read["tenant_id"], []).append((partition, read["idempotency_key"]))
+    for tenant, found in by_tenant.items():
+        number = int(tenant[1:])
+        assert [key for _, key in found] == [f"k{n}" for n in range(number, 1_000, 10)]
+        assert len({partition for partition, _ in found}) == 1
+    assert len(by_tenant) == 10
+
+
+def test_while_the_broker_is_away_events_go_to_the_spool_and_come_back_in_order(
+    kafka: KafkaProcess, kafka_topic: str, tmp_path: Path
+) -> None:
+    url = f"kafka://{kafka.bootstrap}/{kafka_topic}"
+    with Meter(url, spool_dir=tmp_path, spool_after_seconds=0.2) as meter:
+        meter.record(event(0))
+        assert meter.flush(SECONDS)
+        until(lambda: meter.stats().spool_bytes == 0)  # it may have been slow to make the topic
+        before = meter.stats()
+        kafka.go_away()
+        try:
+            for number in range(1, 501):
+                meter.record(event(number))
+            assert meter.flush(SECONDS)
+            assert meter.stats().spooled - before.spooled == 500
+            assert meter.stats().delivered == before.delivered
+        finally:
+            kafka.come_back()
+        meter.record(event(501))
+        until(lambda: meter.stats().spool_bytes == 0)
+        assert meter.flush(SECONDS)
+    arrived = Counter(keys_at(kafka.bootstrap, kafka_topic))
+    assert set(arrived) == {f"k{number}" for number in range(502)}
+    stats = meter.stats()
+    assert stats.delivered + stats.replayed == 502
+    assert list(destination_directory(tmp_path, f"{kafka_topic}@{kafka.bootstrap}").iterdir()) == []
+
+
+def test_a_broker_that_never_answers_costs_the_caller_nothing(tmp_path: Path) -> None:
+    first = Meter(NOWHERE, spool_dir=tmp_path, spool_after_seconds=0.1)
+    for number in range(100):
+        first.record(event(number))
+    assert first.close(SECONDS)
+    assert ends(first.stats()) == (100, 0, 100, 0)
+    assert "Kafka" in first.stats().last_error
+    second = Meter(NOWHERE, spool_dir=tmp_path, spool_after_seconds=0.1)
+    second.start()
+    until(lambda: second.stats().spool_bytes > 0)
+    assert second.close(SECONDS)
+
+
+def test_a_password_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    environment = {
+        "METERLINE_EVENTS": NOWHERE,
+        "METERLINE_SPOOL_DIR": str(tmp_path / "spool"),
+        "METERLINE_KAFKA_SASL_USERNAME": "app",
+        "METERLINE_KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password"),
+    }
+    with Meter.from_environment(environment) as meter:
+        meter.record(event(1))
+        assert meter.flush(SECONDS)
+        assert meter.stats().last_error == "Kafka's password cannot be read: FileNotFoundError"
+        assert meter.stats().spooled == 1
