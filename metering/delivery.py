@@ -266,14 +266,14 @@ class Delivery:
         held.is_sent = False
         return False
 
-    def _hold(self, message: Message, now: float, place: Place | None) -> bool:
+    def _hold(self, message: Message, now: float, place: Place | None) -> None:
         number = self._added - len(self._new)
-        held = _Held(Handed(message), now, number, is_kept=place is not None, place=place)
-        sent = self._try(held, now)
-        self._unsent += not sent
-        self._held.append(held)
+        held = _Held(Handed(message), now, number, is_kept=place is not None, place=place, is_sent=False)
+        self._held.append(held)  # before anything can go wrong with it
         self._held_bytes += message.size_bytes
-        return sent
+        self._unsent += 1
+        if self._try(held, now):
+            self._unsent -= 1
 
     def _send_new(self, now: float) -> bool:
         moved = False

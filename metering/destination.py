@@ -150,17 +150,18 @@ def _file(url: str) -> FileDestination:
 
 
 def security_from(environment: Mapping[str, str]) -> KafkaSecurity:
-    """Credentials as the environment names them. A user name alone asks for SASL_SSL.
+    """Credentials as the environment names them. A user name asks for SASL_SSL, a CA without one for SSL.
 
     Raises:
         ValueError: as `KafkaSecurity`.
     """
-    username = environment.get(USERNAME_ENV, "")
+    username, ca_location = environment.get(USERNAME_ENV, ""), environment.get(CA_ENV, "")
+    usual = "SASL_SSL" if username else "SSL" if ca_location else "PLAINTEXT"
     return KafkaSecurity(
-        protocol=environment.get(PROTOCOL_ENV) or ("SASL_SSL" if username else "PLAINTEXT"),
+        protocol=environment.get(PROTOCOL_ENV) or usual,
         mechanism=environment.get(MECHANISM_ENV) or "PLAIN",
         username=username,
         password=environment.get(PASSWORD_ENV, ""),
         password_file=environment.get(PASSWORD_FILE_ENV, ""),
-        ca_location=environment.get(CA_ENV, ""),
+        ca_location=ca_location,
     )

@@ -109,7 +109,7 @@ class Meter:
         self._name = where.name
         self._queue_events_max = queue_events_max
         self._queue_observed_max = min(queue_events_max, QUEUE_OBSERVED_MAX)
-        self._sender = Sender(self._make_delivery, _end_in_order)
+        self._sender = Sender(self._make_delivery, self._began)
         _METERS.add(self)
 
     @classmethod
@@ -235,9 +235,13 @@ class Meter:
         except asyncio.TimeoutError:
             return False
 
+    def _began(self) -> None:
+        # Being a method of this meter's keeps it alive as long as its sender is, for the end to find it.
+        _end_in_order()
+
     def _become_the_childs(self) -> None:
         """After a fork: a queue, a thread, a client and a spool of its own."""
-        parents, self._sender = self._sender, Sender(self._make_delivery, _end_in_order)
+        parents, self._sender = self._sender, Sender(self._make_delivery, self._began)
         self._sender.is_open = parents.is_open
         parents.abandon()
 

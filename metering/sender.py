@@ -107,6 +107,8 @@ class Sender:
 
     def place(self, mark: Mark) -> None:
         """Put a mark behind all that was recorded, and see to it."""
+        if mark.is_last and self._delivery is None and not self.queue:
+            self._is_over = True  # nothing was ever recorded: nothing is begun for it
         self.queue.append(mark)
         if self._is_over:
             self._answer_the_late()
@@ -198,7 +200,10 @@ class Sender:
         if delivery is None:
             delivery = self._delivery = self._make_delivery(self._counts, self._damaged)
         taken = self._take(delivery, now) if delivery.has_room else False
+        spooled = self._counts.spooled
         moved = delivery.turn(now)
+        if spooled := self._counts.spooled - spooled:
+            self._notices.tell("events go to the spool", self._counts.last_error, now, spooled)
         self._answer(delivery, now)
         self._tell_refused(now)
         return taken or moved
@@ -301,7 +306,8 @@ class Sender:
         lost = self._counts.dropped["undelivered"] - before
         if lost:
             self._notices.tell("event dropped, undelivered", self._counts.last_error, now, lost)
-        delivery.close(HURRY_SECONDS)
+        with suppress(Exception):  # what is not let go of now goes with the process
+            delivery.close(HURRY_SECONDS)
         self._ended_well = lost == 0
         self._is_over = True
         self._answer_the_late()

@@ -208,10 +208,10 @@ class Spool:
 
     def abandon(self) -> None:
         """Close the descriptors and nothing else: in a forked child the directory is the parent's."""
-        for descriptor in (self._active, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._active = self._lock = -1
+        self._close_active()
+        descriptor, self._lock = self._lock, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _directory(self) -> Path:
         if self._own is not None and not self._segments and not self._own.exists():
@@ -258,8 +258,13 @@ class Spool:
 
     def _end_segment(self) -> None:
         self.sync()
-        os.close(self._active)
-        self._active = -1
+        self._close_active()
+
+    def _close_active(self) -> None:
+        # Forgotten before it is closed: a child that is forked in between must not close what has its number.
+        descriptor, self._active = self._active, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _read_segment(self, segment: _Segment) -> None:
         try:
@@ -294,9 +299,8 @@ class Spool:
         segment.saved_to = segment.acknowledged_to
 
     def _remove(self, segment: _Segment) -> None:
-        if segment.number == self._active_number and self._active >= 0:
-            os.close(self._active)
-            self._active = -1
+        if segment.number == self._active_number:
+            self._close_active()
         if segment.path.suffix == ".damaged":
             kept = f"{segment.path.parent.name}-{segment.path.stem}.corrupt"
             with suppress(FileNotFoundError):

@@ -53,7 +53,7 @@ while True:
 HEIR = """
 with meter:
     quiet = 0
-    while quiet < 20:
+    while quiet < 5:
         time.sleep(0.1)
         quiet = quiet + 1 if meter.stats().spool_bytes == 0 else 0
 print(meter.stats())

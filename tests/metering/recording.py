@@ -35,7 +35,17 @@ def start(script: str, *arguments: str, **environment: str) -> subprocess.Popen[
     """A process that runs the script after `PREAMBLE`; METERLINE_… variables are named in lower case."""
     variables = {f"METERLINE_{name.upper()}": value for name, value in environment.items()}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PREAMBLE + script, *arguments],
+        # Python 3.12 warns of every fork of a process with threads, which is what is tried here.
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore:This process:DeprecationWarning",
+            "-c",
+            PREAMBLE + script,
+            *arguments,
+        ],
         cwd=ROOT,
         env={**os.environ, **variables},
         stdin=subprocess.PIPE,

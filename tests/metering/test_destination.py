@@ -77,7 +77,7 @@ def test_addresses(url: str, expected: object) -> None:
             },
         ),
         (
-            {"METERLINE_KAFKA_SECURITY_PROTOCOL": "SSL", "METERLINE_KAFKA_SSL_CA_LOCATION": "/ca.pem"},
+            {"METERLINE_KAFKA_SSL_CA_LOCATION": "/ca.pem"},
             {"security.protocol": "SSL", "ssl.ca.location": "/ca.pem"},
         ),
     ],

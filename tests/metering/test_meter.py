@@ -17,7 +17,7 @@ from metering import delivery, sender
 from metering import meter as meter_module
 from metering.event import UsageEvent
 from metering.meter import Meter
-from tests.metering.recording import SECONDS, ends, event, keys_in, until
+from tests.metering.recording import SECONDS, ends, event, keys_in, run, until
 
 
 @pytest.fixture
@@ -271,3 +271,30 @@ def test_a_file_that_cannot_be_written_is_made_up_for_by_the_spool(tmp_path: Pat
         file.parent.mkdir()
         until(lambda: meter.stats().spool_bytes == 0)
         assert (keys_in(file), ends(meter.stats())) == ([f"k{n}" for n in range(10)], (10, 0, 10, 10))
+
+
+def test_a_disk_that_takes_nothing_costs_events_only_once_memory_is_full(tmp_path: Path) -> None:
+    file, blocked = tmp_path / "later" / "events.jsonl", tmp_path / "spool"
+    blocked.write_text("a file, where a directory should be")
+    meter = Meter(f"file://{file}", spool_dir=blocked, queue_events_max=2_000)
+    for number in range(500):
+        meter.record(event(number))
+    assert not meter.flush(0.5)
+    assert (meter.stats().waiting, meter.stats().dropped) == (500, {})
+    until(lambda: meter.stats().last_error == "the spool: Not a directory")
+    for number in range(10_000):
+        meter.record(event(number, tenant="too many"))
+    dropped = meter.stats().dropped
+    assert set(dropped) == {"queue_full"}
+    blocked.unlink()
+    assert meter.flush(SECONDS)
+    assert meter.stats().spooled + dropped["queue_full"] == meter.stats().recorded
+    file.parent.mkdir()
+    until(lambda: meter.stats().spool_bytes == 0)
+    assert len(keys_in(file)) == meter.stats().spooled
+    assert meter.close(SECONDS)
+
+
+def test_a_meter_that_nobody_holds_any_more_still_delivers_at_the_end(file: Path) -> None:
+    run("meter.record(event('k')); del meter", events=f"file://{file}")
+    assert keys_in(file) == ["k"]
