@@ -5,6 +5,10 @@ hash, so that an event and its copies share a partition, whichever client sent t
 the broker has acknowledged it. One that ends badly may have arrived all the same; it is sent again with the
 same keys in it, and the job drops the copy. A crash loses what is only here: delivery holds it, and knows.
 
+A topic's `max.message.bytes` bounds what the client joins to one batch, and the broker refuses all of that
+alike. So after the first such refusal a client is made that joins nothing; only what is refused then is too
+large itself.
+
 Bounds: delivery's, on messages and bytes; `MESSAGE_TIMEOUT_SECONDS` on one attempt, reconnects at most every
 `RECONNECT_SECONDS_MAX`, a new client at most every `RENEW_SECONDS`.
 """
@@ -27,6 +31,7 @@ MESSAGE_TIMEOUT_SECONDS = 60
 RECONNECT_SECONDS_MAX = 2
 RENEW_SECONDS = 5.0
 LINGER_MS = 5  # delivery has collected its lines already: this joins messages of several tenants
+BATCH_MESSAGES_MAX = 10_000  # librdkafka's default
 QUEUE_KILOBYTES = 65_536  # twice what delivery holds, with librdkafka's own bytes a message
 
 
@@ -37,7 +42,8 @@ class KafkaTransport:
         self._destination = destination
         self._producer: Any = None
         self._renew_at = 0.0
-        self._is_fatal = False
+        self._has_to_renew = False
+        self._is_each_alone = False
         self._failed = False
         self._trouble = ""
 
@@ -48,7 +54,7 @@ class KafkaTransport:
     def send(self, handed: Handed) -> None:
         """Give it to librdkafka's queue."""
         producer = self._connected()
-        message = handed.message
+        message, was_alone = handed.message, self._is_each_alone
 
         def ended(error: KafkaError | None, _: object) -> None:
             if error is None:
@@ -56,8 +62,11 @@ class KafkaTransport:
                 handed.ending = ""
                 return
             self._failed = True
-            handed.is_too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
             handed.ending = f"Kafka: {error.str()}"
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                handed.is_too_large = was_alone
+                self._has_to_renew = self._has_to_renew or not self._is_each_alone
+                self._is_each_alone = True
 
         try:
             producer.produce(self._destination.topic, message.lines, message.key or None, on_delivery=ended)
@@ -66,7 +75,8 @@ class KafkaTransport:
         except KafkaException as exc:
             error = exc.args[0]
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                ended(error, None)
+                self._failed, handed.is_too_large = True, True
+                handed.ending = f"Kafka: {error.str()}"
                 return
             self._on_error(error)
             raise Unavailable(f"Kafka: {error.str()}") from None
@@ -75,7 +85,7 @@ class KafkaTransport:
         """Let librdkafka report."""
         if self._producer is not None:
             self._producer.poll(timeout_seconds)
-            if self._is_fatal:
+            if self._has_to_renew:
                 self._renew()
         failed, self._failed = self._failed, False
         return failed
@@ -126,6 +136,7 @@ class KafkaTransport:
             "partitioner": "murmur2_random",  # Java's; librdkafka's own default is another
             "compression.type": "lz4",
             "linger.ms": LINGER_MS,
+            "batch.num.messages": 1 if self._is_each_alone else BATCH_MESSAGES_MAX,
             "message.timeout.ms": MESSAGE_TIMEOUT_SECONDS * 1000,
             "queue.buffering.max.kbytes": QUEUE_KILOBYTES,
             "reconnect.backoff.max.ms": RECONNECT_SECONDS_MAX * 1000,
@@ -135,11 +146,11 @@ class KafkaTransport:
 
     def _on_error(self, error: KafkaError) -> None:
         self._trouble = f"Kafka: {error.str()}"
-        self._is_fatal = self._is_fatal or error.fatal()
+        self._has_to_renew = self._has_to_renew or error.fatal()
 
     def _renew(self) -> None:
-        """After an error that the client does not recover from: its messages end, and a new one is made."""
+        """Give up a client that cannot recover, or joins too much: its messages end; a new one is made."""
         self._producer.purge()
         self._producer.flush(1)
         self._producer = None
-        self._is_fatal = False
+        self._has_to_renew = False

@@ -203,7 +203,8 @@ class Sender:
         spooled = self._counts.spooled
         moved = delivery.turn(now)
         if spooled := self._counts.spooled - spooled:
-            self._notices.tell("events go to the spool", self._counts.last_error, now, spooled)
+            why = self._counts.last_error or "they were not acknowledged in time"
+            self._notices.tell("events go to the spool", why, now, spooled)
         self._answer(delivery, now)
         self._tell_refused(now)
         return taken or moved

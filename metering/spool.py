@@ -122,7 +122,7 @@ class Spool:
         After a failure nothing of this spool counts as safe until it has been replayed: the system may have
         forgotten pages that it could not write, and a second try would not tell.
         """
-        if self._unsynced and not self._doubtful:
+        if self._unsynced:
             try:
                 if self._active >= 0:
                     os.fsync(self._active)

@@ -17,6 +17,7 @@ from metering.kafka_transport import KafkaTransport
 from metering.message import Message
 from metering.meter import Meter
 from metering.transport import Handed, Unavailable
+from tests.metering.kafka_process import PARTITIONS
 from tests.metering.recording import SECONDS, event, keys_at, until
 
 
@@ -58,7 +59,7 @@ def test_after_a_fatal_error_messages_come_back_and_a_new_client_is_made(
 ) -> None:
     first, second = handed(), handed()
     nowhere.send(first)
-    nowhere._is_fatal = True  # noqa: SLF001  # librdkafka raises one only where a broker misbehaves
+    nowhere._has_to_renew = True  # noqa: SLF001  # librdkafka raises one only where a broker misbehaves
     assert nowhere.poll(0)
     assert first.ending
     with pytest.raises(Unavailable):
@@ -110,7 +111,7 @@ def test_a_topic_that_takes_only_small_messages_gets_small_ones(
     kafka_bootstrap: str, kafka_topic: str, tmp_path: Path
 ) -> None:
     admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    topic = NewTopic(kafka_topic, 1, 1, config={"max.message.bytes": "4000"})
+    topic = NewTopic(kafka_topic, PARTITIONS, 1, config={"max.message.bytes": "4000"})
     admin.create_topics([topic])[kafka_topic].result(SECONDS)
     chance = random.Random(1)
     with Meter(f"kafka://{kafka_bootstrap}/{kafka_topic}", spool_dir=tmp_path) as meter:
@@ -118,7 +119,7 @@ def test_a_topic_that_takes_only_small_messages_gets_small_ones(
             meter.record(event(number, attributes={"noise": chance.randbytes(300).hex()}))
         meter.record(event(200, attributes={f"noise-{n}": chance.randbytes(500).hex() for n in range(8)}))
         meter.record(event(201))
-        until(lambda: meter.stats().dropped != {})
+        until(lambda: meter.stats().dropped != {})  # after a pause for a new client
         until(lambda: meter.stats().waiting == meter.stats().spool_bytes == 0)
         assert meter.stats().dropped == {"refused": 1}
     (refused,) = tmp_path.glob("*/refused.jsonl")

@@ -15,6 +15,7 @@ from metering.message import MESSAGE_BYTES_MAX, MESSAGE_LINES_MAX, Message, halv
         ([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], [(b"a", b"1\n3", 2), (b"b", b"2", 1)]),
         ([(b"", b"x")] * 101, [(b"", b"\n".join([b"x"] * 100), 100), (b"", b"x", 1)]),
         ([(b"", b"x" * 499_999), (b"", b"y")], [(b"", b"x" * 499_999, 1), (b"", b"y", 1)]),
+        ([(b"", b"x" * 300_000)] * 3, [(b"", b"x" * 300_000, 1)] * 3),
         ([(b"", b"x" * 499_997), (b"", b"y")], [(b"", b"x" * 499_997 + b"\ny", 2)]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from metering import spool as spool_module
 from metering.message import Message
 from metering.spool import Place, Spool, SpoolFull
-from metering.spool_directory import destination_directory, segments, waiting_elsewhere
+from metering.spool_directory import destination_directory, lock, segments, waiting_elsewhere
 from tests.simulation.disk import Disk
 
 ROOM = 2**30
@@ -150,6 +151,21 @@ def test_a_living_process_is_left_alone_and_one_that_closed_is_not(directory: Pa
     other = opened(directory)
     assert (other.adopt(), replay(other)) == (1, messages(1, first=1))
     assert replay(alive) == messages(1)
+
+
+def test_a_directory_that_went_while_its_lock_was_taken_is_nobodys(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.mkdir(parents=True)
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        directory.rmdir()  # its heir was faster
+        directory.mkdir()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert lock(directory) is None
 
 
 def test_own_messages_and_adopted_ones_keep_their_orders(directory: Path) -> None:
