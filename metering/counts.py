@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 class MeterStats:
     """The counts of a meter, in events, since this process started.
 
-    recorded = delivered + spooled + dropped + waiting, at any moment at which the sender rests.
+    recorded = delivered + spooled + dropped + waiting, at any moment at which the sender rests; but an event
+    that was spooled first and `refused` later counts in both.
 
     Attributes:
         recorded: Events recorded: calls of `record`, or what the observations came to.

@@ -88,8 +88,8 @@ def _fields(event: object) -> dict[str, Any]:
 
 def _encode_anything(fields: Mapping[Any, Any]) -> Line:
     data = _json(fields)
-    if len(data) > LINE_BYTES_MAX:
-        # The job would pass over these fields anyway.
+    if len(data) > LINE_BYTES_MAX and "specversion" not in fields:
+        # The job would pass over the others anyway. An envelope's are further in: it stays as it is.
         data = _json({name: fields[name] for name in FIELDS if name in fields})
     if len(data) > LINE_BYTES_MAX:
         raise Unsendable("too_large", f"an event of {len(data)} bytes, more than {LINE_BYTES_MAX}")

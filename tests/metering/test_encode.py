@@ -126,6 +126,7 @@ def test_the_tenant_by_which_an_event_is_sent(event: Mapping[str, Any], tenant: 
         ([smallest()], "not_serialisable"),
         (smallest(note=NESTED), "not_serialisable"),
         (smallest(model="x" * (LINE_BYTES_MAX + 1)), "too_large"),
+        ({**ENVELOPE, "data": {**ENVELOPE["data"], "note": "x" * LINE_BYTES_MAX}}, "too_large"),
     ],
 )
 def test_what_cannot_be_sent(event: object, reason: str) -> None:
