@@ -35,14 +35,14 @@ REQUEST_ADDED_US_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Events of a run, repetitions, and requests whose latency is taken."""
+    """Events of a run, repetitions, and seconds for which requests are timed."""
 
     events: int
     repetitions: int
-    requests: int
+    seconds: float
 
 
-AMOUNTS = {Size.SMOKE: Amounts(3_000, 1, 200), Size.FULL: Amounts(500_000, 5, 10_000)}
+AMOUNTS = {Size.SMOKE: Amounts(3_000, 1, 0.3), Size.FULL: Amounts(200_000, 5, 20)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def run(size: Size) -> Section:
             }
             requests = {
                 rate: (
-                    _requests(None, events, amounts.requests, rate),
-                    _requests(meters["to the mock cluster"](), events, amounts.requests, rate),
+                    _requests(None, events, int(amounts.seconds * rate), rate),
+                    _requests(meters["to the mock cluster"](), events, int(amounts.seconds * rate), rate),
                 )
                 for rate in (100, 1_000)
             }

@@ -80,6 +80,7 @@ class Delivery:
         self._held: deque[_Held] = deque()
         self._held_bytes = 0
         self._unsent = 0
+        self._trouble = ""
         self._new: deque[Message] = deque()
         self._added = 0
         self.waiting_events = 0
@@ -200,8 +201,9 @@ class Delivery:
             moved = True
         if moved and self._held and self._held[0].is_kept:
             self._held[0].since = now  # the destination is back: what follows has not been tried for long
-        if trouble := self._transport.trouble():
-            self._counts.last_error = trouble
+        trouble, self._trouble = self._trouble, self._transport.trouble()
+        if self._trouble and self._trouble != trouble:  # what is said every time hides what else went wrong
+            self._counts.last_error = self._trouble
         return moved
 
     def _plan_retries(self, now: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,102 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metering import delivery as delivery_module
-from metering.counts import Counts
-from metering.delivery import ADOPT_SECONDS, DISK_RETRY_SECONDS, RETRY_SECONDS_MAX, Delivery
-from metering.message import Message
-from metering.spool import Spool
-from metering.transport import Busy, Handed, Unavailable
-
-SPOOL_AFTER = 1.0
-
-
-@dataclass
-class Destination:
-    """A transport. `away`: takes messages and says nothing of them; `arrived` is what it acknowledged."""
-
-    away: bool = False
-    refusal: type[Exception] | None = None
-    lines_max: int = 10**9
-    arrived: list[bytes] = field(default_factory=list)
-    handed: list[Handed] = field(default_factory=list)
-    sent: int = 0
-    has_failed: bool = False
-    is_synced: bool = True
-
-    def key_of(self, tenant_id: str) -> bytes:
-        return tenant_id.encode()
-
-    def send(self, handed: Handed) -> None:
-        if self.refusal is not None:
-            raise self.refusal("it takes nothing")
-        self.sent += 1
-        self.handed.append(handed)
-
-    def poll(self, timeout_seconds: float) -> bool:
-        assert timeout_seconds == 0
-        failed, self.has_failed = self.has_failed, False
-        while self.handed and not self.away:
-            handed = self.handed.pop(0)
-            handed.is_too_large = handed.message.events > self.lines_max
-            handed.ending = "too large" if handed.is_too_large else ""
-            failed |= handed.is_too_large
-            self.arrived += [] if handed.is_too_large else handed.message.lines.split(b"\n")
-        return failed
-
-    def fail(self) -> None:
-        """Give back all that waits."""
-        for handed in self.handed:
-            handed.ending, self.has_failed = "timed out", True
-        self.handed.clear()
-
-    def sync(self) -> bool:
-        return self.is_synced
-
-    def trouble(self) -> str:
-        return "it is away" if self.away else ""
-
-    def close(self, timeout_seconds: float) -> None:
-        pass
-
-    def abandon(self) -> None:
-        pass
-
-
-class Rig:
-    """A delivery, its destination, its spool and its clock."""
-
-    def __init__(self, directory: Path | None, bytes_max: int = 2**30) -> None:
-        self.destination = Destination()
-        self.counts = Counts()
-        self.spool = None if directory is None else Spool(directory, bytes_max, lambda *_: None)
-        self.delivery = Delivery(self.destination, self.spool, self.counts, SPOOL_AFTER)
-        self.now = 1_000.0
-        self.recorded: list[bytes] = []
-
-    def record(self, count: int = 1, lines: int = 1) -> None:
-        for _ in range(count):
-            new = [b"%d" % (len(self.recorded) + number) for number in range(lines)]
-            self.recorded += new
-            self.delivery.add([Message(b"acme", b"\n".join(new), lines)])
-
-    def turn(self, seconds: float = 0.0) -> None:
-        self.now += seconds
-        self.delivery.turn(self.now)
-
-    def until_idle(self) -> None:
-        for _ in range(200):
-            if self.delivery.is_idle:
-                return
-            self.turn(1.0)
-        raise AssertionError("it does not come to rest")
-
-    def secure(self) -> bool:
-        return self.delivery.secure(self.delivery.added, self.now)
-
-    @property
-    def counted(self) -> tuple[int, int, int, int]:
-        found = self.counts
-        return (found.delivered, found.spooled, found.replayed, self.delivery.waiting_events)
+from metering.delivery import ADOPT_SECONDS, DISK_RETRY_SECONDS, RETRY_SECONDS_MAX
+from metering.transport import Busy, Unavailable
+from tests.metering.delivery_rig import SPOOL_AFTER, Rig
 
 
 @pytest.fixture
@@ -304,6 +210,82 @@ def test_a_disk_that_fails_to_sync_makes_nothing_secure(rig: Rig) -> None:
     rig.turn()
     rig.turn()
     assert not rig.secure()
+
+
+def test_what_arrived_before_its_turn_is_not_spooled(rig: Rig) -> None:
+    rig.destination.away = True
+    rig.record(3)
+    rig.turn()
+    rig.destination.take(1)
+    rig.turn(SPOOL_AFTER)
+    assert rig.counts.spooled == 2
+    rig.destination.away = False
+    rig.until_idle()
+    assert rig.counted == (1, 2, 2, 0)
+
+
+def test_a_message_on_its_second_way_is_not_planned_a_third(rig: Rig) -> None:
+    rig.destination.away = True
+    rig.record(2)
+    rig.turn()
+    for _ in range(2):
+        rig.destination.fail(1)
+        rig.turn()
+        rig.turn(0.25)
+    rig.turn()
+    assert rig.destination.sent == 4
+
+
+def test_messages_do_not_overtake_one_that_is_refused(rig: Rig) -> None:
+    rig.destination.refusal = Busy
+    rig.record(4)
+    rig.turn()
+    rig.turn()
+    rig.destination.refusal, rig.destination.refuse_next = None, 1
+    rig.until_idle()
+    assert rig.destination.arrived == rig.recorded
+
+
+def test_spools_are_not_taken_over_among_messages_that_are_in_memory_alone(rig: Rig, tmp_path: Path) -> None:
+    rig.destination.away = True
+    rig.record(2)
+    rig.turn()
+    dead = Rig(tmp_path / "spool")
+    dead.record(2)
+    dead.delivery.give_up(dead.now)
+    dead.delivery.close(0)
+    rig.turn(ADOPT_SECONDS)
+    assert rig.secure()
+
+
+def test_a_disk_that_failed_is_left_alone_for_a_while_but_not_at_the_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def append(*_: object) -> None:
+        tries.append(rig.now)
+        raise OSError(28, "No space left on device")
+
+    rig.destination.away = True
+    rig.record(2)
+    with monkeypatch.context() as disk:
+        disk.setattr(rig.spool, "append", append)
+        for _ in range(10):
+            rig.turn(0.25)
+    assert [moment - tries[0] for moment in tries] == [0, 1]
+    assert rig.counts.last_error == "the spool: No space left on device"
+    rig.delivery.give_up(rig.now)
+    assert rig.counted == (0, 2, 0, 0)
+
+
+def test_what_the_spool_could_not_sync_is_not_secure(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.destination.away = True
+    rig.record()
+    rig.turn()
+    rig.turn(SPOOL_AFTER)
+    monkeypatch.setattr(rig.spool, "sync", lambda: False)
+    assert (rig.counts.spooled, rig.secure()) == (1, False)
 
 
 Step = Callable[[Rig], None]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from metering import spool as spool_module
 from metering.message import Message
 from metering.spool import Place, Spool, SpoolFull
 from metering.spool_directory import destination_directory, lock, segments, waiting_elsewhere
+from tests.metering.disks import files_no_longer_than
 from tests.simulation.disk import Disk
 
 ROOM = 2**30
@@ -264,16 +262,6 @@ def test_a_segment_that_somebody_deleted_is_told_and_passed(directory: Path) -> 
 
 
 # A disk that takes no more
-
-
-@contextmanager
-def files_no_longer_than(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_an_append_that_the_disk_cuts_leaves_nothing_of_itself(directory: Path) -> None:
