@@ -15,9 +15,13 @@ import pytest
 
 from metering import delivery, sender
 from metering import meter as meter_module
-from metering.event import UsageEvent
+from metering.call import Call, Ending
+from metering.event import UsageEvent, parse_line
 from metering.meter import Meter
+from metering.observation import Observation
+from metering.usage import Usage
 from tests.metering.recording import SECONDS, ends, event, keys_in, run, until
+from tests.metering.samples import SMALLEST
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ class Strange(Mapping[str, Any]):
         raise self.error
 
 
-class Observation:
+class Told:
     """What instrumentation records: its events are asked for later, in the sender's thread."""
 
     def __init__(self, *events: Any) -> None:
@@ -90,8 +94,8 @@ class Observation:
 
 
 def test_an_observation_is_asked_for_its_events_in_the_senders_thread(meter: Meter, file: Path) -> None:
-    several = Observation("ok", event(1), UsageEvent.model_validate(event(2)), event(3, input_tokens=-1))
-    for one in (several, Observation("a repeat"), Observation(KeyboardInterrupt()), Observation("odd", None)):
+    several = Told("ok", event(1), UsageEvent.model_validate(event(2)), event(3, input_tokens=-1))
+    for one in (several, Told("a repeat"), Told(KeyboardInterrupt()), Told("odd", None)):
         meter.record(one)
     meter.record(event(4))
     assert meter.flush(SECONDS)
@@ -101,13 +105,23 @@ def test_an_observation_is_asked_for_its_events_in_the_senders_thread(meter: Met
     assert several.asked_in == ["meterline"]
 
 
+def test_what_a_provider_did_not_say_is_counted_in_the_senders_thread(meter: Meter, file: Path) -> None:
+    call = Call("acme", "gpt-4o", SMALLEST["timestamp"])
+    meter.record(Observation(call, [Usage(response_id="r")], Ending(10), "How many?", "Two."))
+    assert meter.flush(SECONDS)
+    (line,) = file.read_bytes().splitlines()
+    read, _ = parse_line(line)
+    assert (read.idempotency_key, read.usage_source == "provider") == ("r-1", False)
+    assert read.input_tokens > 0 < read.output_tokens
+
+
 def test_observations_leave_most_of_the_queue_to_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(meter_module, "QUEUE_OBSERVED_MAX", 5)
     begin = threading.Event()
 
-    class Slow(Observation):
+    class Slow(Told):
         def events(self) -> list[Any]:
             begin.wait(SECONDS)
             return super().events()
@@ -116,7 +130,7 @@ def test_observations_leave_most_of_the_queue_to_events(
         meter.record(Slow("ok", event(0)))
         until(lambda: meter.stats().queue_depth == 0)
         for number in range(1, 11):
-            meter.record(Observation("ok", event(number)))
+            meter.record(Told("ok", event(number)))
         meter.record(event(11))
         begin.set()
         assert meter.flush(SECONDS)
