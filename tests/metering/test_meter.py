@@ -287,7 +287,11 @@ def test_a_file_that_cannot_be_written_is_made_up_for_by_the_spool(tmp_path: Pat
         assert (keys_in(file), ends(meter.stats())) == ([f"k{n}" for n in range(10)], (10, 0, 10, 10))
 
 
-def test_a_disk_that_takes_nothing_costs_events_only_once_memory_is_full(tmp_path: Path) -> None:
+def test_a_disk_that_takes_nothing_costs_events_only_once_memory_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "DISK_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(delivery, "RETRY_SECONDS_MAX", 0.25)
     file, blocked = tmp_path / "later" / "events.jsonl", tmp_path / "spool"
     blocked.write_text("a file, where a directory should be")
     meter = Meter(f"file://{file}", spool_dir=blocked, queue_events_max=2_000)
