@@ -1,0 +1,93 @@
+"""Who meters inside whom: so that an answer which two of them see is recorded once.
+
+A gateway's middleware, a metered function and an instrumented client may all see one answer of a provider.
+The innermost records it, since it knows it best; each that stands around it learns of that through its
+`Boundary`, and records only what is no repeat:
+
+- the same response id, or
+- where an answer bears another id, or none, the same token counts. A gateway may give out ids of its own.
+- While a call inside is still open (a stream not read to its end yet), it will report itself.
+
+What is held of a boundary ends with it. It remembers its last `SEEN_MAX` calls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+from metering.usage import Usage
+
+SEEN_MAX = 1000
+"""Calls inside one request or function that are remembered: an agent's longest run is far below."""
+
+_current: ContextVar[Boundary | None] = ContextVar("metering_boundary", default=None)
+
+
+class Boundary:
+    """What has been metered inside one request or one function. Safe to share among tasks and threads."""
+
+    __slots__ = ("_open", "_seen", "parent")
+
+    def __init__(self, parent: Boundary | None) -> None:
+        self.parent = parent
+        self._open: set[int] = set()
+        self._seen: deque[tuple[Usage, ...]] = deque(maxlen=SEEN_MAX)
+
+    def covers(self, usages: Sequence[Usage]) -> bool:
+        """Whether somebody inside has recorded this answer, or is about to."""
+        if self._open:
+            return True
+        seen = [usage for call in self._seen for usage in call]
+        if not usages:
+            return bool(self._seen)
+        ids = {usage.response_id for usage in seen} - {""}
+        counts = {_counts(usage) for usage in seen}
+        return all(usage.response_id in ids or _counts(usage) in counts for usage in usages)
+
+    def _line(self) -> Iterator[Boundary]:
+        at: Boundary | None = self
+        while at is not None:
+            yield at
+            at = at.parent
+
+    def opened(self, call: int) -> None:
+        """A call has begun; `call` tells it from others."""
+        for boundary in self._line():
+            boundary._open.add(call)  # noqa: SLF001  # of its own kind
+
+    def ended(self, call: int, usages: Sequence[Usage] | None) -> None:
+        """The call is over: it was recorded with these usages, or, with None, left to others."""
+        for boundary in self._line():
+            boundary._open.discard(call)  # noqa: SLF001  # of its own kind
+            if usages is not None:
+                boundary._seen.append(tuple(usages))  # noqa: SLF001  # of its own kind
+
+
+def _counts(usage: Usage) -> tuple[int | None, ...]:
+    if usage.input_tokens is None and usage.output_tokens is None:
+        return (None, None, id(usage))  # nothing is known, so nothing is the same
+    return (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens)
+
+
+def current() -> Boundary | None:
+    """The innermost boundary around the code that asks."""
+    return _current.get()
+
+
+class Inside:
+    """`with Inside(boundary):` what runs in here reports to it."""
+
+    __slots__ = ("_boundary",)
+
+    def __init__(self, boundary: Boundary) -> None:
+        self._boundary = boundary
+
+    def __enter__(self) -> None:
+        _current.set(self._boundary)
+
+    def __exit__(self, *_: object) -> None:
+        # Not by a token: a forgotten generator may be closed in a task that never entered this.
+        if _current.get() is self._boundary:
+            _current.set(self._boundary.parent)

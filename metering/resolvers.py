@@ -1,0 +1,144 @@
+"""Who a request is for: read from its header, token, path or query, or from wherever an application knows it.
+
+A resolver takes an ASGI scope and gives a label, or None. `first_of` asks several in order. None of them may
+fail the request: what raises, or is said twice with two values, is as if it were absent, and counted.
+
+A tenant that a client may name freely is a tenant that it may bill at will: use `header`, `query` and `path`
+behind a gateway that sets them, and `jwt_claim` behind code that has verified the token.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from metering.context import current
+from metering.mishaps import note
+
+Scope = Mapping[str, Any]
+Resolver = Callable[[Scope], str | None]
+
+TOKEN_CHARS_MAX = 16 * 1024
+"""A longer token is not read. Servers take some 8 to 64 KB of headers in all."""
+
+QUERY_FIELDS_MAX = 100
+"""A query of more fields is not read."""
+
+
+def header(name: str) -> Resolver:
+    """A request header, of any case; None if it is absent, empty, or sent twice with two values."""
+    wanted = name.lower().encode("latin-1")
+
+    def resolve(scope: Scope) -> str | None:
+        found = {value.strip() for key, value in scope.get("headers", ()) if key.lower() == wanted}
+        return _only({value.decode("utf-8", "replace") for value in found}, f"the header {name}")
+
+    return resolve
+
+
+def query(name: str) -> Resolver:
+    """A field of the query, decoded; None if it is absent, empty, or there twice with two values."""
+
+    def resolve(scope: Scope) -> str | None:
+        text = scope.get("query_string", b"").decode("latin-1")
+        pairs = parse_qsl(text, max_num_fields=QUERY_FIELDS_MAX)
+        return _only({value for key, value in pairs if key == name}, f"the query's {name}")
+
+    return resolve
+
+
+def path(pattern: str) -> Resolver:
+    """A part of the path: `path("/tenants/{tenant}/*")`.
+
+    `{…}`, of which there is one, stands for one segment, `*` for anything, and the pattern for the whole
+    path.
+
+    Raises:
+        ValueError: the pattern has not one such part.
+    """
+    parts = re.split(r"(\{[^}/]*\}|\*)", pattern)
+    if sum(part.startswith("{") for part in parts) != 1:
+        raise ValueError(f"a pattern has one part in braces, such as /tenants/{{tenant}}/*: {pattern!r}")
+    regex = re.compile(
+        "".join("([^/]+)" if part[:1] == "{" else ".*" if part == "*" else re.escape(part) for part in parts),
+        re.DOTALL,
+    )
+
+    def resolve(scope: Scope) -> str | None:
+        match = regex.fullmatch(scope.get("path", ""))
+        return match[1] if match else None
+
+    return resolve
+
+
+def jwt_claim(*claim: str, header_name: str = "authorization") -> Resolver:
+    """A claim of the JSON web token in a header, with or without `Bearer` before it.
+
+    THE TOKEN IS NOT VERIFIED HERE. Its payload is only decoded: your application, or the gateway before it,
+    must have verified the signature before this request got here. Otherwise anybody can name any tenant.
+
+    Args:
+        claim: The claim's name; several go down into objects: `jwt_claim("org", "id")`.
+    """
+    token_of = header(header_name)
+
+    def resolve(scope: Scope) -> str | None:
+        token = (token_of(scope) or "").removeprefix("Bearer ").removeprefix("bearer ").strip()
+        parts = token.split(".")
+        if len(parts) != 3 or len(token) > TOKEN_CHARS_MAX:
+            return None
+        try:
+            value = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        except (ValueError, RecursionError):
+            return None
+        for name in claim:
+            value = value.get(name) if isinstance(value, dict) else None
+        return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+
+    return resolve
+
+
+def from_context(scope: Scope) -> str | None:  # noqa: ARG001  # a `Resolver`
+    """The tenant that a `context` around the request says."""
+    return current().tenant_id
+
+
+def constant(value: str) -> Resolver:
+    """Always the same."""
+    return lambda _scope: value
+
+
+def first_of(*resolvers: Resolver) -> Resolver:
+    """The first that has an answer."""
+
+    def resolve(scope: Scope) -> str | None:
+        for resolver in resolvers:
+            found = resolved(resolver, scope)
+            if found:
+                return found
+        return None
+
+    return resolve
+
+
+def resolved(resolver: Resolver | None, scope: Scope) -> str | None:
+    """What a resolver says; None where there is none, or it raises."""
+    if resolver is None:
+        return None
+    try:
+        return resolver(scope)
+    except Exception as error:  # noqa: BLE001  # an application's own function must not fail its request
+        note("resolver_failed", "a function that tells a tenant, feature or model raised", error)
+        return None
+
+
+def _only(values: Iterable[str], what: str) -> str | None:
+    found = [value for value in values if value]
+    if len(found) > 1:
+        note("ambiguous_label", f"{what} came twice, with two values: as if it were absent")
+        return None
+    return found[0] if found else None

@@ -1,0 +1,74 @@
+"""An answer that two see is recorded once; two answers are recorded twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from metering.nesting import SEEN_MAX, Boundary, Inside, current
+from metering.usage import Usage
+
+INNER = Usage(response_id="r1", input_tokens=10, output_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("outer", "is_repeat"),
+    [
+        ([INNER], True),
+        ([Usage(response_id="r1", input_tokens=10)], True),  # the same id, told less
+        ([Usage(response_id="gw-7", input_tokens=10, output_tokens=5)], True),  # a gateway's own id
+        ([Usage(input_tokens=10, output_tokens=5)], True),
+        ([Usage(response_id="r2", input_tokens=11, output_tokens=5)], False),
+        ([Usage(response_id="r2", input_tokens=10, output_tokens=5, cache_read_tokens=1)], False),
+        ([INNER, Usage(response_id="r2", input_tokens=1, output_tokens=1)], False),
+        ([Usage()], False),
+        ([], True),  # nothing could be read, and somebody inside has recorded
+    ],
+)
+def test_a_repeat_has_the_id_or_the_counts_of_what_was_recorded_inside(
+    outer: list[Usage], is_repeat: bool
+) -> None:
+    boundary = Boundary(None)
+    boundary.opened(1)
+    boundary.ended(1, [INNER])
+    assert boundary.covers(outer) is is_repeat
+
+
+def test_of_two_calls_of_which_nothing_is_known_none_is_a_repeat() -> None:
+    boundary = Boundary(None)
+    boundary.ended(1, [Usage()])
+    assert not boundary.covers([Usage()])
+
+
+def test_a_call_that_is_still_open_will_report_itself() -> None:
+    boundary = Boundary(None)
+    boundary.opened(1)
+    assert boundary.covers([INNER])
+    boundary.ended(1, None)
+    assert not boundary.covers([INNER])
+    assert not boundary.covers([])
+
+
+def test_those_further_out_learn_of_it_too() -> None:
+    outer = Boundary(None)
+    Boundary(outer).ended(1, [INNER])
+    assert outer.covers([INNER])
+
+
+def test_what_is_remembered_has_a_bound() -> None:
+    boundary = Boundary(None)
+    for number in range(SEEN_MAX + 1):
+        boundary.ended(number, [Usage(response_id=f"r{number}", input_tokens=number, output_tokens=0)])
+    assert not boundary.covers([Usage(response_id="r0", input_tokens=0, output_tokens=0)])
+    assert boundary.covers([Usage(response_id="r1", input_tokens=1, output_tokens=0)])
+
+
+def test_it_is_current_inside_alone() -> None:
+    outer, inner = Boundary(None), Boundary(None)
+    inner.parent = outer
+    with Inside(outer):
+        with Inside(inner):
+            assert current() is inner
+        assert current() is outer
+        Inside(inner).__exit__()  # never entered here
+        assert current() is outer
+    assert current() is None
