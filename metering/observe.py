@@ -1,0 +1,281 @@
+"""One observed call: its clock, and its one record. All instrumentation ends here.
+
+An `OngoingCall` begins when a request leaves, and ends exactly once: when the answer is there, the stream is
+over, the call failed, or, where it was forgotten, when it is collected or the process exits. Then one record
+goes to the meter, which expands it in its sender thread: counting and encoding are off the caller's path, and
+nothing in here raises.
+
+**Bounds.** A call that is open holds what its answer has told so far (the reader's bounds); what was asked is
+held only until the provider has said what it used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from threading import Lock
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from metering import nesting
+from metering.call import Call, Ending
+from metering.failures import status_code, used_nothing
+from metering.mishaps import note
+from metering.responses import StreamReader
+from metering.seen import Asked, Seen, Told
+from metering.usage import Status, Usage
+
+_NOTHING_TOLD: Mapping[str, str] = MappingProxyType({})
+
+
+class Meter(Protocol):
+    """Whatever takes records: a `metering.meter.Meter`, or a list in a test."""
+
+    def record(self, event: Any) -> object:
+        """Take a mapping of the contract's fields, a `UsageEvent`, or what has `events()`; return at once."""
+
+
+class Reader(Protocol):
+    """What reads an answer, chunk by chunk or whole: a `StreamReader`, or one of bodies."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer's end was seen."""
+
+    @property
+    def output_text(self) -> str:
+        """What could be seen of the answer."""
+
+    @property
+    def output_chars(self) -> int:
+        """How long that is."""
+
+    def feed(self, chunk: Any) -> None:
+        """Take in one chunk."""
+
+    def usages(self) -> list[Usage]:
+        """What is known by now."""
+
+
+def observe(meter: Meter, seen: Seen) -> None:
+    """Hand one record to the meter, and its facts to the span that is recording. Never raises."""
+    try:
+        meter.record(seen)
+    except Exception as error:  # noqa: BLE001  # a caller must not notice
+        note("not_recorded", "the meter did not take a record", error)
+    try:
+        annotate_span(seen)
+    except Exception as error:  # noqa: BLE001  # as above
+        note("span_not_annotated", "the span was not told what the call used", error)
+
+
+def annotate_span(seen: Seen) -> None:
+    """The hook for OpenTelemetry."""
+
+
+class OngoingCall:
+    """A call that has left. Ends once, whoever says so first, in whatever thread.
+
+    Args:
+        asked: Gives what was asked, from a copy that nobody changes any more.
+        reader: Reads the answer.
+        inside: The boundary that this call has opened around others, where it has: those may have recorded
+            the
+            same answer already.
+    """
+
+    __slots__ = (
+        *("__weakref__", "_boundary", "_chunk_at", "_first_at", "_key", "_once", "_started_at"),
+        *("asked", "call", "has_left", "inside", "is_fetching", "meter", "reader", "retries"),
+    )
+
+    def __init__(
+        self,
+        meter: Meter,
+        call: Call,
+        asked: Asked | None = None,
+        reader: Reader | None = None,
+        inside: nesting.Boundary | None = None,
+    ) -> None:
+        self._once = Lock()
+        self.meter = meter
+        self.call = call
+        self.asked = asked
+        self.reader: Reader = reader if reader is not None else StreamReader(call.provider, call.model)
+        self.inside = inside
+        self.retries: Callable[[], int] | None = None
+        self.is_fetching = False
+        """Whether somebody waits for a chunk now: who closes the response then is the stream itself."""
+        self.has_left = True
+        """False for a generator that nobody has begun to read: one that is forgotten then was no call."""
+        self._started_at = time.monotonic()
+        self._chunk_at: float | None = None
+        self._first_at: float | None = None
+        self._boundary = inside.parent if inside is not None else nesting.current()
+        self._key = id(self)
+        if self._boundary is not None:
+            self._boundary.opened(self._key)
+        _remember(self)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been recorded, or left to others."""
+        return self._once.locked()
+
+    def leave(self) -> None:
+        """The request leaves now, and not when the call was made."""
+        self.has_left = True
+        self._started_at = time.monotonic()
+        self.call = replace(self.call, started_ms=time.time_ns() // 1_000_000)
+
+    def chunk(self, item: object) -> None:
+        """One chunk has come. Never raises."""
+        if self._once.locked():
+            return
+        at = time.monotonic() if self._first_at is None else 0.0
+        if self._chunk_at is None:
+            self._chunk_at = at
+        try:
+            self.reader.feed(item)
+            if self._first_at is None and self.reader.output_chars:
+                self._first_at = at
+        except Exception as error:  # noqa: BLE001  # a caller must not notice
+            note("response_unread", "a chunk of a stream could not be read", error)
+
+    def answered(self, answer: object) -> None:
+        """The whole answer is there, at once."""
+        try:
+            self.reader.feed(answer)
+        except Exception as error:  # noqa: BLE001  # a caller must not notice
+            note("response_unread", "an answer could not be read", error)
+        usages, text, _ = self._so_far()
+        self.end(usages, text, "success")
+
+    def used(self, usages: Sequence[Usage]) -> None:
+        """The whole answer is there, and this is what it used, in the words of somebody who knows."""
+        self.end(usages, "", "success")
+
+    def stopped(self) -> None:
+        """The stream is over: read to its end, or its reader has gone. Its own reader knows which."""
+        if self._once.locked():
+            return
+        if not self.has_left:
+            self.forget()
+            return
+        usages, text, is_complete = self._so_far()
+        self.end(usages, text, "success", is_cut=not is_complete)
+
+    def failed(self, error: BaseException) -> None:
+        """It raised. A caller who goes away is no failure of the call: the provider bills it."""
+        if self._once.locked():
+            return
+        if not isinstance(error, Exception) or isinstance(error, asyncio.CancelledError):
+            self.stopped()
+            return
+        told = {"error": type(error).__name__}
+        code = status_code(error)
+        if code is not None:
+            told["http_status"] = str(code)
+        usages, text, _ = self._so_far()
+        if not usages and used_nothing(error, self.call.provider):
+            self.end([Usage(input_tokens=0, output_tokens=0)], "", "error", told=told)
+        else:
+            self.end(usages, text, "error", is_cut=True, told=told)
+
+    def _so_far(self) -> tuple[Sequence[Usage], str, bool]:
+        try:
+            return self.reader.usages(), self.reader.output_text, self.reader.is_complete
+        except Exception as error:  # noqa: BLE001  # a caller must not notice
+            note("response_unread", "what a stream had told could not be read", error)
+            return (), "", False
+
+    def end(
+        self,
+        usages: Sequence[Usage] | Told,
+        output_text: str,
+        status: Status,
+        *,
+        is_cut: bool = False,
+        told: Mapping[str, str] = _NOTHING_TOLD,
+    ) -> None:
+        """Record the call, unless it has ended before, or somebody inside has recorded the same answer.
+
+        Args:
+            usages: Or what will tell them, in the meter's own thread.
+            told: Further attributes of the event.
+        """
+        if not self._once.acquire(blocking=False):
+            return
+        if callable(usages):
+            self._chunk_at = self._first_at = None  # of what comes as one whole, no part is the first token
+        try:
+            self._record(usages, output_text, self._ending(status, is_cut=is_cut), told)
+        except Exception as error:  # noqa: BLE001  # a caller must not notice
+            note("not_recorded", "a call could not be recorded", error)
+
+    def _ending(self, status: Status, *, is_cut: bool) -> Ending:
+        now = time.monotonic()
+        first_at = self._first_at if self._first_at is not None else self._chunk_at
+        return Ending(
+            latency_ms=_ms(now - self._started_at),
+            status=status,
+            first_token_latency_ms=None if first_at is None else _ms(first_at - self._started_at),
+            is_cut=is_cut,
+        )
+
+    def _record(
+        self, usages: Sequence[Usage] | Told, output_text: str, ending: Ending, told: Mapping[str, str]
+    ) -> None:
+        boundary = self._boundary
+        if not callable(usages) and self.inside is not None and self.inside.covers(usages):
+            note("already_metered", "an answer was metered by a client inside; it is recorded once")
+            if boundary is not None:
+                boundary.ended(self._key, None)
+            return
+        call = self.call
+        if self.retries is not None:
+            call = replace(call, retry_count=self.retries())
+        if told:
+            call = replace(call, attributes={**call.attributes, **told})
+        if callable(usages):
+            seen = Seen(call, (), ending, self.asked, output_text, later=usages, inside=self.inside)
+        else:
+            legs = tuple(usages) or (Usage(),)
+            is_told = all(leg.input_tokens is not None and leg.output_tokens is not None for leg in legs)
+            seen = Seen(call, legs, ending, None if is_told else self.asked, "" if is_told else output_text)
+        observe(self.meter, seen)
+        if boundary is not None:
+            boundary.ended(self._key, seen.usages)
+
+    def forget(self) -> None:
+        """It turned out to be no call to be recorded."""
+        if self._once.acquire(blocking=False) and self._boundary is not None:
+            self._boundary.ended(self._key, None)
+
+    def __del__(self) -> None:
+        if not self._once.locked():
+            self.stopped()
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+_open: weakref.WeakSet[OngoingCall] = weakref.WeakSet()
+_at_exit = Lock()
+
+
+def _remember(call: OngoingCall) -> None:
+    if _at_exit.acquire(blocking=False):
+        atexit.register(end_open_calls)
+    _open.add(call)
+
+
+def end_open_calls() -> None:
+    """Record what is still open, as cut. A meter does so before it closes at the end of the process."""
+    for call in list(_open):
+        call.stopped()

@@ -1,0 +1,74 @@
+"""The record of one call, as instrumentation leaves it: expanded into events where nobody waits for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from metering.call import Call, Ending, Fields
+from metering.mishaps import note
+from metering.nesting import Boundary
+from metering.observation import Observation
+from metering.requests import RequestInput, asked_model, read_input
+from metering.usage import Usage
+
+Asked = Callable[[], Mapping[str, Any]]
+"""Gives what was asked, as the provider's API has it: model, messages and so on. May raise."""
+
+Told = Callable[[], tuple[list[Usage], str]]
+"""Reads a body that is there whole: what it used, and what could be seen of its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of one call. The meter asks for its events in its sender thread.
+
+    Args:
+        usages: Of a call of which nothing is known there is one, without counts.
+        asked: None where nothing has to be counted.
+        later: In place of usages, where an answer is still to be read.
+        inside: Those who may have recorded that answer already.
+        key_bytes: What the keys of legs without a response id are made of: a record that is expanded twice
+            gives
+            the same keys.
+    """
+
+    call: Call
+    usages: tuple[Usage, ...]
+    ending: Ending
+    asked: Asked | None
+    output_text: str
+    later: Told | None = None
+    inside: Boundary | None = None
+    key_bytes: bytes = field(default_factory=lambda: os.urandom(10), repr=False)
+
+    def events(self) -> list[Fields]:
+        """The events of the call, with tokens counted where the provider said nothing; [] for a repeat."""
+        usages, output_text = self.usages, self.output_text
+        if self.later is not None:
+            read, output_text = self.later()
+            if self.inside is not None and self.inside.covers(read):
+                note("already_metered", "an answer was metered by a client inside; it is recorded once")
+                return []
+            usages = tuple(read) or (Usage(),)
+        call, asked = self.call, RequestInput()
+        if self.asked is not None:
+            try:
+                request = self.asked()
+                asked = read_input(request)
+                call = replace(call, model=call.model or asked_model(request))
+            except Exception as error:  # noqa: BLE001  # an application's own objects
+                note("request_unread", "what was asked could not be read, so it is not counted", error)
+        return Observation(
+            call,
+            usages,
+            self.ending,
+            input_text=asked.text,
+            output_text=output_text,
+            input_chars=asked.chars,
+            message_count=asked.messages,
+            uncountable=asked.uncountable,
+            key_bytes=self.key_bytes,
+        ).events()

@@ -1,0 +1,237 @@
+"""Streams that are watched and nothing else: each chunk is read once it is there, and handed on as it is.
+
+`watched(source, call)` stands in for an iterator, a generator or an SDK's stream object, synchronous or not.
+Attributes, context management and `isinstance` reach the object behind it. Nothing is fetched ahead, and
+nothing is kept.
+
+The call ends, once, when
+
+- the stream is read to its end,
+- fetching a chunk raises: an error of the provider, or, where it is a cancellation, of nobody,
+- somebody closes the stream, its response, or the generator, or leaves its `with`,
+- the stream is forgotten and collected, or the process ends.
+
+The helpers of OpenAI's and Anthropic's SDKs (`MessageStream` with its `text_stream` and `get_final_message`,
+`ChatCompletionStream`, `ResponseStream`) fetch from a stream of their own, `_raw_stream`: that one is
+replaced, and the helper stays what it is.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from metering.observe import OngoingCall
+
+IsHidden = Callable[[object], bool]
+"""Whether a chunk is not to be handed on: the caller has not asked for it."""
+
+
+def nothing_hidden(chunk: object) -> bool:  # noqa: ARG001  # an `IsHidden`
+    """Every chunk is handed on."""
+    return False
+
+
+def is_stream(value: object) -> bool:
+    """Whether it is fetched from chunk by chunk: an iterator of either kind, or a helper around one."""
+    kind = type(value)
+    return hasattr(kind, "__next__") or hasattr(kind, "__anext__")
+
+
+def watched(source: Any, call: OngoingCall, is_hidden: IsHidden = nothing_hidden) -> Any:
+    """A stand-in for the stream. The call, which has a reader, ends with it."""
+    raw = getattr(source, "_raw_stream", None)
+    if raw is not None and is_stream(raw):
+        source._raw_stream = watched(raw, call, is_hidden)  # noqa: SLF001  # see the module's docstring
+        return source
+    watch_closing(getattr(source, "response", None), call)
+    kind = WatchedAsyncStream if hasattr(type(source), "__anext__") else WatchedStream
+    return kind(source, call, is_hidden)
+
+
+def watch_closing(response: Any, call: OngoingCall) -> None:
+    """End the call when the response is closed by somebody else than the stream itself."""
+    kind = type(response)
+    if not hasattr(kind, "close") or not hasattr(response, "__dict__"):
+        return
+    # Weakly: a response in a cycle would keep its connection until the garbage collector comes.
+    itself = weakref.ref(response)
+
+    def close() -> None:
+        found = itself()
+        if found is not None:
+            kind.close(found)
+        if not call.is_fetching:
+            call.stopped()
+
+    async def aclose() -> None:
+        found = itself()
+        if found is not None:
+            await kind.aclose(found)
+        if not call.is_fetching:
+            call.stopped()
+
+    response.close = close
+    if hasattr(kind, "aclose"):
+        response.aclose = aclose
+
+
+class _Stand:
+    """What both kinds have in common: everything but the fetching is that of the stream behind."""
+
+    __slots__ = ("__weakref__", "_watched_call", "_watched_is_hidden", "_watched_source")
+
+    def __init__(self, source: Any, call: OngoingCall, is_hidden: IsHidden) -> None:
+        object.__setattr__(self, "_watched_source", source)
+        object.__setattr__(self, "_watched_call", call)
+        object.__setattr__(self, "_watched_is_hidden", is_hidden)
+
+    @property  # type: ignore[misc]  # `isinstance` asks for it, and nobody sets it
+    def __class__(self) -> Any:
+        return type(self._watched_source)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._watched_source, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._watched_source, name, value)
+
+    def __repr__(self) -> str:
+        return repr(self._watched_source)
+
+    def __del__(self) -> None:
+        self._watched_call.stopped()
+
+    _watched_source: Any
+    _watched_call: OngoingCall
+    _watched_is_hidden: IsHidden
+
+
+class WatchedStream(_Stand):
+    """Stands in for an iterator, a generator, or an SDK's `Stream`."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> WatchedStream:
+        return self
+
+    def __next__(self) -> Any:
+        return self._fetch(self._watched_source.__next__)
+
+    def send(self, value: object) -> Any:
+        """To the generator behind."""
+        return self._fetch(self._watched_source.send, value)
+
+    def throw(self, error: BaseException) -> Any:
+        """Into the generator behind."""
+        return self._fetch(self._watched_source.throw, error)
+
+    def _fetch(self, step: Callable[..., Any], *arguments: object) -> Any:
+        call = self._watched_call
+        if not call.has_left:
+            call.leave()
+        while True:
+            call.is_fetching = True
+            try:
+                item = step(*arguments)
+            except StopIteration:
+                call.stopped()
+                raise
+            except BaseException as error:
+                call.failed(error)
+                raise
+            finally:
+                call.is_fetching = False
+            call.chunk(item)
+            if not self._watched_is_hidden(item):
+                return item
+            step, arguments = self._watched_source.__next__, ()
+
+    def close(self) -> None:
+        """Close what is behind, and end the call."""
+        try:
+            close = getattr(self._watched_source, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._watched_call.stopped()
+
+    def __enter__(self) -> Any:
+        entered = self._watched_source.__enter__()
+        return self if entered is self._watched_source else entered
+
+    def __exit__(self, *raised: object) -> Any:
+        try:
+            return self._watched_source.__exit__(*raised)
+        finally:
+            self._watched_call.stopped()
+
+
+class WatchedAsyncStream(_Stand):
+    """Stands in for an asynchronous iterator or generator, or an SDK's `AsyncStream`."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> WatchedAsyncStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._fetch(self._watched_source.__anext__)
+
+    async def asend(self, value: object) -> Any:
+        """To the generator behind."""
+        return await self._fetch(self._watched_source.asend, value)
+
+    async def athrow(self, error: BaseException) -> Any:
+        """Into the generator behind."""
+        return await self._fetch(self._watched_source.athrow, error)
+
+    async def _fetch(self, step: Callable[..., Any], *arguments: object) -> Any:
+        call = self._watched_call
+        if not call.has_left:
+            call.leave()
+        while True:
+            call.is_fetching = True
+            try:
+                item = await step(*arguments)
+            except StopAsyncIteration:
+                call.stopped()
+                raise
+            except BaseException as error:
+                call.failed(error)
+                raise
+            finally:
+                call.is_fetching = False
+            call.chunk(item)
+            if not self._watched_is_hidden(item):
+                return item
+            step, arguments = self._watched_source.__anext__, ()
+
+    async def close(self) -> None:
+        """Close what is behind, and end the call."""
+        await self._close("close", "aclose")
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        await self._close("aclose", "close")
+
+    async def _close(self, *names: str) -> None:
+        try:
+            for name in names:
+                close = getattr(self._watched_source, name, None)
+                if close is not None:
+                    await close()
+                    break
+        finally:
+            self._watched_call.stopped()
+
+    async def __aenter__(self) -> Any:
+        entered = await self._watched_source.__aenter__()
+        return self if entered is self._watched_source else entered
+
+    async def __aexit__(self, *raised: object) -> Any:
+        try:
+            return await self._watched_source.__aexit__(*raised)
+        finally:
+            self._watched_call.stopped()
