@@ -34,8 +34,8 @@ WORDS_DEFAULT = 5
 class Fault:
     """What goes wrong with one request.
 
-    `status` refuses it. `cut_after` breaks the connection after so many parts of a stream. `hold` keeps a
-    stream back after its first `hold_after` parts until the event is set.
+    `status` refuses it. `cut_after` breaks the connection after so many parts of a stream. `hold` keeps an
+    answer back until the event is set; of a stream, `hold_after` parts come before.
     """
 
     status: int | None = None
@@ -52,6 +52,7 @@ class Served:
     model: str
     input_tokens: int
     output_tokens: int
+    is_background: bool = False
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class FakeProvider:
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"provider": self}))
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"provider": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
         return self
@@ -97,11 +98,24 @@ class FakeProvider:
             self.asked.append(body)
             return self.tries, self.faults.pop(0) if self.faults else Fault()
 
-    def served(self, answer: Answer) -> None:
+    def served(self, answer: Answer, body: Body) -> None:
         """Write it down."""
-        line = Served(answer.response_id, answer.model, answer.input_tokens, answer.output_tokens)
+        line = Served(
+            answer.response_id,
+            answer.model,
+            answer.input_tokens,
+            answer.output_tokens,
+            bool(body.get("background")),
+        )
         with self._lock:
             self.ledger.append(line)
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: clients that go away are what some tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -116,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         response_id = self.path.rsplit("/", 1)[1]
         line = next(one for one in self.provider.ledger if one.response_id == response_id)
         answer = Answer.again(line.response_id, line.model, line.input_tokens)
-        self._json(200, response(answer, {"fetched": True}))
+        self._json(200, response(answer, {"fetched": line.is_background}))
 
     def do_POST(self) -> None:  # the base class's name
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -128,11 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
         kind = next(kind for kind in _KINDS if path.endswith(kind))
         prefix, whole, stream = _KINDS[kind]
         answer = Answer.of(f"{prefix}{number}", body)
-        self.provider.served(answer)
+        self.provider.served(answer, body)
         try:
             if body.get("stream"):
                 self._stream(stream(answer, body), fault)
             else:
+                if fault.hold is not None:
+                    fault.hold.wait(10)
                 self._json(200, whole(answer, body))
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client has gone, as some tests want it to

@@ -1,0 +1,90 @@
+"""The body of an HTTP response that is a provider's answer, JSON or server-sent events, read as it passes by.
+
+**Bounds.** Of JSON at most `BODY_BYTES_MAX` are kept, and parsed only when somebody asks what they say: in
+the meter's thread, not in the request's. Events are read as they come, and none is kept. A body that is
+compressed, of another kind or too long is not read, and said to be.
+"""
+
+from __future__ import annotations
+
+from metering.mishaps import note
+from metering.responses import StreamReader
+from metering.sse import SseReader, read_json
+from metering.usage import Usage
+
+BODY_BYTES_MAX = 8 * 1024 * 1024
+"""A long answer has a few hundred kilobytes; embeddings of a large batch a few megabytes."""
+
+
+class Body:
+    """Bytes of a body in, usage out.
+
+    Args:
+        media_type: The header `content-type`.
+        coding: The header `content-encoding`, "" where the bytes are plain.
+    """
+
+    __slots__ = ("_coding", "_events", "_kept", "_kept_bytes", "_reader", "is_stream", "why_unread")
+
+    def __init__(self, media_type: str, coding: str, provider: str, model: str) -> None:
+        kind = media_type.partition(";")[0].strip().lower()
+        self.is_stream = kind == "text/event-stream"
+        self._reader = StreamReader(provider, model)
+        self._events = SseReader()
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self.why_unread = ""
+        if coding.strip().lower() not in ("", "identity"):
+            self.why_unread = "compressed"
+        elif not (self.is_stream or kind == "application/json" or kind.endswith("+json")):
+            self.why_unread = "neither JSON nor server-sent events"
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        if self.why_unread or not data:
+            return
+        if self.is_stream:
+            for chunk in self._events.feed(data):
+                self._reader.feed(chunk)
+            return
+        self._kept_bytes += len(data)
+        if self._kept_bytes > BODY_BYTES_MAX:
+            self.why_unread = f"longer than {BODY_BYTES_MAX} bytes"
+            self._kept.clear()
+        else:
+            self._kept.append(bytes(data))
+
+    def told(self) -> tuple[list[Usage], str]:
+        """What the body says, once it is over: its usage, and its visible text."""
+        if self.why_unread:
+            note("response_unread", f"the body of an answer is {self.why_unread}")
+        elif self.is_stream:
+            for chunk in self._events.close():
+                self._reader.feed(chunk)
+        else:
+            try:
+                self._reader.feed(read_json(b"".join(self._kept)))
+            except (ValueError, RecursionError) as error:
+                note("response_unread", "the body of an answer is not JSON", error)
+        return self._reader.usages(), self._reader.output_text
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a stream's end was seen, or `[DONE]`."""
+        return self._reader.is_complete or self._events.is_done
+
+    @property
+    def output_text(self) -> str:
+        """What could be seen of a stream so far."""
+        return self._reader.output_text
+
+    @property
+    def output_chars(self) -> int:
+        """How long that is."""
+        return self._reader.output_chars
+
+    def usages(self) -> list[Usage]:
+        """What a stream has told so far."""
+        if self.is_stream:
+            return self.told()[0]
+        return []

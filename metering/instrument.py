@@ -1,0 +1,284 @@
+"""`instrument(client, meter)`: a client of OpenAI's or Anthropic's SDK, metered as it is used.
+
+All calls of such a client, of any resource and helper (`create`, `stream`, `parse`, `with_raw_response`,
+`beta`), go through its one method `request`. That is wrapped, on the instance: no class and no other client
+is touched, and clients that `with_options` or `copy` make of it are metered too. Nothing of the packages is
+imported, so that any version will do that has this method (all since openai 1.0 and anthropic 0.3; tested
+with 3.57 and 2.14).
+
+What is metered: calls of `ENDPOINTS`. A call of anything else that might cost is counted as a mishap
+(`endpoint_not_metered`). Where a call fails, `metering/failures.py` says what it has used. Retries within the
+SDK are one call with a `retry_count`; retries of the application are calls of their own.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from metering.background import answered_later, fetched
+from metering.context import Labels, OnMissingTenant, Policy, labels
+from metering.instrument_openai import StreamUsage, hides_usage, is_usage_chunk, with_usage
+from metering.mishaps import note
+from metering.observe import Meter, OngoingCall
+from metering.raw_answers import is_raw, watch_raw
+from metering.streams import is_stream, nothing_hidden, watched
+
+Client = TypeVar("Client")
+
+ENDPOINTS = (
+    *("/chat/completions", "/completions", "/responses", "/responses/compact", "/embeddings"),
+    *("/v1/messages", "/v1/complete"),
+)
+"""Ends of the paths that are inferences, when posted to."""
+
+FREE_ENDPOINTS = (
+    *(
+        "/v1/messages/count_tokens",
+        "/responses/input_tokens",
+        "/moderations",
+        "/cancel",
+        "/files",
+        "/uploads",
+    ),
+    *("/parts", "/complete", "/realtime/client_secrets"),
+)
+"""Ends of paths that are posted to without a token being used."""
+
+_WRAPPED = ("request", "_prepare_request", "copy", "with_options")
+_MARK = "_metered_by"
+
+_HOSTS = {
+    "api.openai.com": "openai",
+    "api.anthropic.com": "anthropic",
+    "openrouter.ai": "openrouter",
+    "api.groq.com": "groq",
+    "api.mistral.ai": "mistral",
+    "api.deepseek.com": "deepseek",
+    "api.x.ai": "x-ai",
+    "api.together.xyz": "together",
+    "api.fireworks.ai": "fireworks",
+    "generativelanguage.googleapis.com": "google",
+}
+"""Providers by the host that is called, in the names of genai-prices 0.2.3, which rate cards are made of."""
+
+_attempts: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar(
+    "metering_attempts", default=None
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Instrumentation:
+    """What was said when a client was instrumented."""
+
+    meter: Meter
+    policy: Policy
+    provider: str
+    stream_usage: StreamUsage
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """One call that is about to be made: with which arguments, and how its answer is watched."""
+
+    call: OngoingCall
+    options: Any
+    attempts: list[int]
+    hides: Literal["nothing", "usage"]
+
+
+def instrument(
+    client: Client,
+    meter: Meter,
+    *,
+    tenant_id: str | None = None,
+    feature_id: str | None = None,
+    attributes: Mapping[str, object] | None = None,
+    on_missing_tenant: OnMissingTenant | None = None,
+    provider: str | None = None,
+    stream_usage: StreamUsage = "where_known",
+) -> Client:
+    """Meter all calls of this client, and of those that are made of it. A second time changes nothing.
+
+    Args:
+        client: `OpenAI`, `AsyncOpenAI`, `AzureOpenAI`, `Anthropic`, `AsyncAnthropic` and the like.
+        tenant_id: For calls outside of any `context` that says one; so are `feature_id` and `attributes`.
+        on_missing_tenant: What a call is that nobody has said the tenant of. Required without `tenant_id`.
+        provider: As rate cards name it. By default the host that is called tells it.
+        stream_usage: Whether to ask OpenAI for usage in streams of chat completions; see `instrument_openai`.
+
+    Returns:
+        The same client.
+
+    Raises:
+        TypeError: it is none of these clients.
+        ValueError: it is open what a call without a tenant is.
+    """
+    if not callable(getattr(client, "request", None)) or not callable(getattr(client, "post", None)):
+        raise TypeError(
+            f"{type(client).__name__} is no client of OpenAI's or Anthropic's SDK: no `request`, no `post`"
+        )
+    policy = Policy.of(labels(tenant_id, feature_id, None, attributes), on_missing_tenant)
+    found = provider if provider is not None else provider_of(client)
+    _wrap(client, Instrumentation(meter, policy, found, stream_usage))
+    return client
+
+
+def uninstrument(client: Client) -> Client:
+    """Undo it. Clients that were made of this one stay metered; a client that was not is left as it is."""
+    if _MARK in vars(client):
+        for name in (*_WRAPPED, _MARK):
+            vars(client).pop(name, None)
+    return client
+
+
+def provider_of(client: object) -> str:
+    """Who is called, as rate cards name it; "" if the host is nobody's that we know."""
+    kind = type(client).__name__
+    for part, name in (("Azure", "azure"), ("Bedrock", "aws"), ("Vertex", "google")):
+        if part in kind:
+            return name
+    host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
+    return "azure" if host.endswith(".azure.com") else _HOSTS.get(host, "")
+
+
+def _wrap(client: Any, said: Instrumentation) -> None:
+    if _MARK in vars(client):
+        return
+    request, prepare = client.request, getattr(client, "_prepare_request", None)
+    client.request = (
+        _async_request(request, said)
+        if inspect.iscoroutinefunction(request)
+        else _sync_request(request, said)
+    )
+    if callable(prepare):
+        client._prepare_request = _counting(prepare)  # noqa: SLF001  # the SDKs' own hook, once a try
+    for name in ("copy", "with_options"):
+        made = getattr(client, name, None)
+        if callable(made):
+            setattr(client, name, _instrumenting(made, said))
+    setattr(client, _MARK, said)
+
+
+def _counting(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def counting(request: Any) -> Any:
+        attempts = _attempts.get()
+        if attempts is not None:
+            attempts[0] += 1
+        return prepare(request)
+
+    return counting
+
+
+def _instrumenting(make: Callable[..., Any], said: Instrumentation) -> Callable[..., Any]:
+    def instrumenting(*args: Any, **kwargs: Any) -> Any:
+        made = make(*args, **kwargs)
+        _wrap(made, said)
+        return made
+
+    return instrumenting
+
+
+def _sync_request(request: Callable[..., Any], said: Instrumentation) -> Callable[..., Any]:
+    def metered(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        planned = _plan(said, options, kwargs)
+        if planned is None:
+            answer = request(cast_to, options, *args, **kwargs)
+            return fetched(answer, options, said.meter, said.policy, said.provider)
+        token = _attempts.set(planned.attempts)
+        try:
+            answer = request(cast_to, planned.options, *args, **kwargs)
+        except BaseException as error:
+            planned.call.failed(error)
+            raise
+        finally:
+            _attempts.reset(token)
+        return _taken(planned, answer)
+
+    return metered
+
+
+def _async_request(request: Callable[..., Any], said: Instrumentation) -> Callable[..., Any]:
+    async def metered(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        planned = _plan(said, options, kwargs)
+        if planned is None:
+            answer = await request(cast_to, options, *args, **kwargs)
+            return fetched(answer, options, said.meter, said.policy, said.provider)
+        token = _attempts.set(planned.attempts)
+        try:
+            answer = await request(cast_to, planned.options, *args, **kwargs)
+        except BaseException as error:
+            planned.call.failed(error)
+            raise
+        finally:
+            _attempts.reset(token)
+        return _taken(planned, answer)
+
+    return metered
+
+
+def _plan(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Planned | None:
+    """How to meter this call; None where it is none, or is not to be metered.
+
+    Raises:
+        MissingTenant: where that was chosen.
+    """
+    path = urlsplit(str(getattr(options, "url", ""))).path
+    if str(getattr(options, "method", "")).lower() != "post":
+        return None
+    if not path.endswith(ENDPOINTS):
+        if not path.endswith(FREE_ENDPOINTS):
+            note("endpoint_not_metered", "an instrumented client called an endpoint that is not metered")
+        return None
+    body = getattr(options, "json_data", None)
+    asked = _copied(body)
+    call = said.policy.call(
+        Labels(),
+        model=_text(asked.get("model")),
+        provider=said.provider,
+        started_ms=time.time_ns() // 1_000_000,
+    )
+    if call is None:
+        return None
+    hides: Literal["nothing", "usage"] = "nothing"
+    if kwargs.get("stream") and hides_usage(said.stream_usage, said.provider, path, options, asked):
+        options, hides = with_usage(options, asked), "usage"
+    ongoing = OngoingCall(said.meter, call, lambda: asked)
+    attempts = [0]
+    ongoing.retries = lambda: max(0, attempts[0] - 1)
+    return _Planned(ongoing, options, attempts, hides)
+
+
+def _copied(body: object) -> dict[str, Any]:
+    """What is asked, safe from an application that appends to its messages when the answer is there."""
+    if not isinstance(body, Mapping):
+        return {}
+    return {key: list(value) if isinstance(value, list) else value for key, value in body.items()}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _taken(planned: _Planned, answer: Any) -> Any:
+    """The answer, watched if it is still to come."""
+    call = planned.call
+    try:
+        if is_raw(answer):
+            watch_raw(answer, call)
+        elif is_stream(answer):
+            return watched(answer, call, is_usage_chunk if planned.hides == "usage" else nothing_hidden)
+        elif answered_later(answer):
+            call.forget()
+            note("answered_later", "a background response is metered when it is fetched, by the same client")
+        else:
+            call.answered(answer)
+    except Exception as error:  # noqa: BLE001  # a caller must not notice
+        note("response_unread", "an answer could not be watched", error)
+        call.stopped()
+    return answer

@@ -1,0 +1,83 @@
+"""Answers that an application takes as HTTP: `with_raw_response` and `with_streaming_response` of the SDKs.
+
+Nothing is parsed twice on the way. A body that is there already is read later, in the meter's thread. Of one
+that is still to come every form of reading (`read`, `json`, `iter_lines`, `parse`, a `Stream` made of it)
+goes through `iter_bytes` or `aiter_bytes` of the HTTP response (httpx 0.28, httpx2 2.16), so these are
+watched, and the closing. Bytes that are fetched undecoded, by `iter_raw`, are not seen: such a call is
+recorded as one that nothing is known of.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from metering.bodies import Body
+from metering.observe import OngoingCall
+from metering.streams import watch_closing
+
+
+def is_raw(answer: object) -> bool:
+    """Whether it is an SDK's response around the HTTP one: `APIResponse`, `LegacyAPIResponse`."""
+    return hasattr(answer, "http_response") and callable(getattr(answer, "parse", None))
+
+
+def watch_raw(answer: Any, call: OngoingCall) -> None:
+    """End the call when its body has been read, or closed."""
+    response = answer.http_response
+    # httpx has undone a compression when it hands out bytes.
+    body = Body(response.headers.get("content-type", ""), "", call.call.provider, call.call.model)
+    if response.is_closed:
+        body.feed(response.content)
+        body_over(body, call)
+        return
+    call.reader = body
+    _watch_bytes(response, body, call)
+    watch_closing(response, call)
+
+
+def body_over(body: Body, call: OngoingCall) -> None:
+    """The body has come to its end."""
+    if body.is_stream:
+        call.stopped()
+    else:
+        call.end(body.told, "", "success")
+
+
+def _watch_bytes(response: Any, body: Body, call: OngoingCall) -> None:
+    kind = type(response)
+    itself = weakref.ref(response)  # a response in a cycle would keep its connection
+
+    def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        call.is_fetching = True
+        try:
+            for data in kind.iter_bytes(itself(), *args, **kwargs):
+                call.is_fetching = False
+                call.chunk(data)
+                yield data
+                call.is_fetching = True
+            body_over(body, call)
+        except BaseException as error:
+            call.failed(error)
+            raise
+        finally:
+            call.is_fetching = False
+
+    async def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        call.is_fetching = True
+        try:
+            async for data in kind.aiter_bytes(itself(), *args, **kwargs):
+                call.is_fetching = False
+                call.chunk(data)
+                yield data
+                call.is_fetching = True
+            body_over(body, call)
+        except BaseException as error:
+            call.failed(error)
+            raise
+        finally:
+            call.is_fetching = False
+
+    response.iter_bytes = iter_bytes
+    response.aiter_bytes = aiter_bytes
