@@ -1,0 +1,268 @@
+"""Middleware for every ASGI framework: whose request this is, and what it used where it is an inference.
+
+    app.add_middleware(MeteringMiddleware, meter=meter, tenant=header("x-tenant"), on_missing_tenant="reject")
+
+Around each HTTP request it opens a `context` with what the resolvers say, so that instrumented clients inside
+know whose call they make. Messages pass as they are, one by one: no task, no buffer. WebSockets and lifespan
+pass untouched.
+
+Routes that are an inference boundary themselves, because a gateway hands a provider's answer on, are named by
+`inference`. Their response body, JSON or server-sent events, is read once the bytes are on their way, and
+makes one
+event: also when the client goes away, or the application raises, in the middle. What an instrumented client
+inside has recorded is not recorded again (`metering/nesting.py`).
+
+Put it inside of what compresses responses: a compressed body is not read, which is counted, and makes an
+event that the job keeps in quarantine, since nobody knows what was used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from metering.bodies import Body
+from metering.call import Call
+from metering.context import Labels, MissingTenant, OnMissingTenant, Policy, context, current, label, labels
+from metering.failures import is_refusal
+from metering.mishaps import note
+from metering.nesting import Boundary, Inside
+from metering.nesting import current as current_boundary
+from metering.observe import Meter, OngoingCall
+from metering.resolvers import Resolver, constant, resolved
+from metering.usage import Usage
+
+# Mappings, in truth: each framework has types of its own for them, of which none fits another's.
+Scope = Any
+Message = Any
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUEST_BYTES_MAX = 1024 * 1024
+"""Of a request's body so much is kept, to count what was asked where the answer does not tell; of a longer
+one nothing."""
+
+_BAD_REQUEST = 400
+
+
+class MeteringMiddleware:
+    """Says whose request it is, and meters the routes that are inferences.
+
+    Args:
+        tenant, feature, model: A resolver (`metering/resolvers.py`), or the label itself.
+        on_missing_tenant: What a request is that no resolver tells the tenant of. `reject` answers it with
+            400
+            and a sentence in JSON; with `skip` the calls inside it do as they were told.
+        inference: Paths of routes that answer as a provider does, with `*` for anything, or a function of the
+            path.
+            Only what is posted to them is an inference.
+
+    Raises:
+        ValueError: it is open what a request without a tenant is.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        meter: Meter,
+        *,
+        tenant: Resolver | str | None = None,
+        feature: Resolver | str | None = None,
+        model: Resolver | str | None = None,
+        on_missing_tenant: OnMissingTenant | None = None,
+        inference: Callable[[str], bool] | Sequence[str] = (),
+        provider: str = "",
+    ) -> None:
+        self.app = app
+        self._meter = meter
+        self._tenant = constant(tenant) if isinstance(tenant, str) else tenant
+        self._feature = constant(feature) if isinstance(feature, str) else feature
+        self._model = constant(model) if isinstance(model, str) else model
+        defaults = labels(tenant if isinstance(tenant, str) else None)
+        self._policy = Policy.of(defaults, on_missing_tenant)
+        self._is_inference = inference if callable(inference) else _paths(inference)
+        self._provider = provider
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or whatever the scope is."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        said = labels(
+            resolved(self._tenant, scope), resolved(self._feature, scope), resolved(self._model, scope)
+        )
+        if said.over(current()).tenant_id is None and self._policy.on_missing_tenant == "reject":
+            note("missing_tenant", "a request without a tenant was rejected")
+            await _reject(send)
+            return
+        if said.tenant_id is None and self._policy.on_missing_tenant == "anonymous":
+            said = said.over(labels("anonymous"))
+        with context.of(said):
+            exchange = self._begin() if self._asks(scope) else None
+            if exchange is None:
+                await self.app(scope, receive, send)
+            else:
+                await exchange.run(self.app, scope, receive, send)
+
+    def _asks(self, scope: Scope) -> bool:
+        try:
+            return scope.get("method") == "POST" and self._is_inference(scope.get("path", ""))
+        except Exception as error:  # noqa: BLE001  # an application's own function
+            note("resolver_failed", "the function that tells an inference by its path raised", error)
+            return False
+
+    def _begin(self) -> _Exchange | None:
+        try:
+            call = self._policy.call(
+                Labels(), model="", provider=self._provider, started_ms=time.time_ns() // 1_000_000
+            )
+        except MissingTenant:  # cannot be: it was looked for before
+            call = None
+        return None if call is None else _Exchange(self._meter, call)
+
+
+class _Exchange:
+    """One request to a route that is an inference, and its response, as they pass by."""
+
+    __slots__ = ("_asked", "_body", "_boundary", "_call", "_has_gone", "_is_finished", "_status")
+
+    def __init__(self, meter: Meter, call: Call) -> None:
+        self._boundary = Boundary(current_boundary())
+        self._asked = _Asked()
+        self._call = OngoingCall(meter, call, self._asked.read, inside=self._boundary)
+        self._body: Body | None = None
+        self._status = 0
+        self._has_gone = False
+        self._is_finished = False
+
+    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application serve it, and record what was seen."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "http.request":
+                self._asked.feed(message.get("body", b""))
+            elif message["type"] == "http.disconnect" and not self._is_finished:
+                self._has_gone = True
+            return message
+
+        async def sending(message: Message) -> None:
+            try:
+                await send(message)
+            except OSError:  # what servers raise when the client has gone (ASGI 2.4)
+                self._has_gone = True
+                raise
+            finally:
+                self._sent(message)
+
+        try:
+            with Inside(self._boundary):
+                await app(scope, receiving, sending)
+        except BaseException as error:
+            self._over(error)
+            raise
+        self._over(None)
+
+    def _sent(self, message: Message) -> None:
+        """Read a message once it is on its way. Never raises."""
+        try:
+            if message["type"] == "http.response.start":
+                headers = {bytes(key).lower(): bytes(value) for key, value in message.get("headers", ())}
+                media_type, coding = (
+                    headers.get(name, b"").decode("latin-1")
+                    for name in (b"content-type", b"content-encoding")
+                )
+                self._status = int(message["status"])
+                self._body = Body(media_type, coding, self._call.call.provider, self._call.call.model)
+                self._call.reader = self._body
+            elif message["type"] == "http.response.body":
+                data = message.get("body", b"")
+                if data:
+                    self._call.chunk(data)
+                self._is_finished = not message.get("more_body", False)
+        except Exception as error:  # noqa: BLE001  # a request must not notice
+            note("response_unread", "a message of a response could not be read", error)
+
+    def _over(self, error: BaseException | None) -> None:
+        """The application is done with it. Never raises."""
+        try:
+            self._record(error)
+        except Exception as failure:  # noqa: BLE001  # a request must not notice
+            note("not_recorded", "a response could not be recorded", failure)
+
+    def _record(self, error: BaseException | None) -> None:
+        call, body = self._call, self._body
+        if body is not None and self._status >= _BAD_REQUEST:
+            self._refused()
+        elif error is not None and not self._has_gone:
+            call.failed(error)
+        elif body is None or not self._is_finished or (body.is_stream and not body.why_unread):
+            call.stopped()
+        else:
+            call.end(body.told, "", "success")
+
+    def _refused(self) -> None:
+        """It was answered with an error: the provider's, or the gateway's own."""
+        call, told = self._call, {"http_status": str(self._status)}
+        if not is_refusal(self._status, call.call.provider):
+            call.end((), "", "error", is_cut=True, told=told)
+        elif call.call.model or self._asked.model():
+            call.end(
+                [Usage(model=self._asked.model(), input_tokens=0, output_tokens=0)], "", "error", told=told
+            )
+        else:
+            note("refused", "an answer with an error status, to a request that names no model")
+            call.forget()
+
+
+class _Asked:
+    """The body of a request, as far as it is kept."""
+
+    __slots__ = ("_bytes", "_parts")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        self._bytes += len(data)
+        if self._bytes > REQUEST_BYTES_MAX:
+            self._parts.clear()
+        elif data:
+            self._parts.append(data)
+
+    def read(self) -> Mapping[str, Any]:
+        """What was asked; nothing where it was too long, or is no JSON object."""
+        if not self._parts:
+            return {}
+        try:
+            found = json.loads(b"".join(self._parts))
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def model(self) -> str:
+        """The model that was asked for; "" where it cannot be told."""
+        found = self.read().get("model")
+        return label(found, "model") or "" if isinstance(found, str) else ""
+
+
+async def _reject(send: Send) -> None:
+    """Answer that nobody said whose request it is."""
+    body = b'{"error": "This request names no tenant, so it is not known who pays for it."}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": _BAD_REQUEST, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _paths(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path fits one of the patterns, in which `*` stands for anything."""
+    if isinstance(patterns, str):
+        patterns = (patterns,)
+    fitting = [re.compile(".*".join(map(re.escape, one.split("*"))), re.DOTALL) for one in patterns]
+    return lambda path: any(one.fullmatch(path) for one in fitting)

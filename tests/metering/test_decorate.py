@@ -1,0 +1,290 @@
+"""Functions and blocks that call a model by hand: each run is one call, and an answer is recorded once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from metering import mishaps
+from metering.context import MissingTenant, context
+from metering.decorate import cache_hit, meter_call, metered
+from metering.instrument import instrument
+from metering.usage import Usage
+from tests.metering.collecting import CollectingMeter
+from tests.metering.fake_provider import FakeProvider
+from tests.metering.test_streams import CHUNKS
+
+ANSWER = {
+    "id": "chatcmpl-9",
+    "object": "chat.completion",
+    "model": "gpt-4o",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "some words"}, "finish_reason": "stop"}
+    ],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+}
+
+
+class Refused(Exception):
+    status_code = 429
+
+
+@pytest.fixture
+def meter() -> CollectingMeter:
+    return CollectingMeter()
+
+
+def counted(meter: CollectingMeter) -> tuple[str, int, int]:
+    event = meter.event()
+    return event.idempotency_key, event.input_tokens, event.output_tokens
+
+
+def test_a_function_that_returns_an_answer_is_one_call(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme", feature_id="summary", provider="openai")
+    def summarise(text: str) -> dict[str, Any]:
+        """Says it shorter."""
+        return {**ANSWER, "text": text}
+
+    assert summarise("long")["text"] == "long"
+    assert summarise.__doc__ == "Says it shorter."
+    assert counted(meter) == ("chatcmpl-9-1", 10, 5)
+    assert (meter.event().tenant_id, meter.event().feature_id) == ("acme", "summary")
+
+
+def test_an_async_function_too(meter: CollectingMeter) -> None:
+    @metered(meter, on_missing_tenant="reject")
+    async def ask() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return ANSWER
+
+    async def run() -> None:
+        with pytest.raises(MissingTenant):
+            await ask()
+        with context(tenant_id="acme"):
+            await ask()
+
+    asyncio.run(run())
+    assert (counted(meter), meter.event().tenant_id) == (("chatcmpl-9-1", 10, 5), "acme")
+
+
+def test_generators_are_metered_for_who_called_and_not_for_who_reads(meter: CollectingMeter) -> None:
+    @metered(meter, on_missing_tenant="anonymous")
+    def chunks() -> Iterator[Any]:
+        yield from CHUNKS
+
+    @metered(meter, on_missing_tenant="anonymous")
+    async def async_chunks() -> AsyncIterator[Any]:
+        for chunk in CHUNKS:
+            yield chunk
+
+    async def read() -> list[Any]:
+        return [chunk async for chunk in second]
+
+    with context(tenant_id="acme"):
+        first, second = chunks(), async_chunks()
+    assert list(first) == CHUNKS
+    assert asyncio.run(read()) == CHUNKS
+    assert [(e.tenant_id, e.output_tokens) for e in meter.events()] == [("acme", 5), ("acme", 5)]
+
+
+def test_a_generator_that_nobody_reads_was_no_call(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme")
+    def chunks() -> Iterator[Any]:
+        yield from CHUNKS
+
+    unread = chunks()
+    del unread
+    gc.collect()
+    assert meter.records == []
+    read = chunks()
+    next(read)
+    del read
+    assert meter.fields()[0]["attributes"]["stream"] == "cut"
+
+
+def test_a_stream_that_is_returned_is_watched(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme")
+    def ask() -> Iterator[Any]:
+        return iter(CHUNKS)
+
+    assert list(ask()) == CHUNKS
+    assert counted(meter) == ("chatcmpl-1-1", 10, 5)
+
+
+def test_usage_of_a_kind_that_nobody_knows_is_read_by_a_function(meter: CollectingMeter) -> None:
+    @metered(
+        meter,
+        tenant_id="acme",
+        model="llama",
+        usage=lambda answer: Usage(input_tokens=1, output_tokens=answer),
+    )
+    def ask() -> int:
+        return 7
+
+    @metered(
+        meter,
+        tenant_id="acme",
+        model="llama",
+        usage=lambda chunk: Usage(input_tokens=1, output_tokens=chunk) if chunk else None,
+    )
+    def chunks() -> Iterator[int]:
+        yield from (0, 3, 6, 0)
+
+    assert ask() == 7
+    assert list(chunks()) == [0, 3, 6, 0]
+    one, stream = meter.events()
+    assert (one.model, one.input_tokens, one.output_tokens) == ("llama", 1, 7)
+    assert stream.output_tokens == 6  # the last word counts; nothing is summed
+    assert "stream" not in (stream.attributes or {})
+
+
+def test_a_function_for_usage_that_raises_leaves_the_call_unknown(meter: CollectingMeter) -> None:
+    before = mishaps.counts()["resolver_failed"]
+
+    @metered(meter, tenant_id="acme", usage=lambda answer: answer["missing"])
+    def ask() -> dict[str, Any]:
+        return {}
+
+    assert ask() == {}
+    assert mishaps.counts()["resolver_failed"] == before + 1
+    assert meter.fields()[0]["input_tokens"] is None
+
+
+def test_what_a_function_raises_is_raised_and_is_an_error_of_the_call(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme", model="m")
+    def ask(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(Refused):
+        ask(Refused())
+    with pytest.raises(ValueError, match="unknown"):
+        ask(ValueError("unknown"))
+    refused, unknown = meter.fields()
+    assert (refused["status"], refused["input_tokens"], refused["attributes"]["error"]) == (
+        "error",
+        0,
+        "Refused",
+    )
+    assert (unknown["status"], unknown["input_tokens"]) == ("error", None)
+
+
+def test_a_client_that_is_instrumented_inside_is_recorded_once() -> None:
+    meter, before = CollectingMeter(), mishaps.counts()["already_metered"]
+    with (
+        FakeProvider() as provider,
+        openai.OpenAI(base_url=provider.openai_url, api_key="none") as client,
+    ):
+        instrument(client, meter, tenant_id="acme", provider="openai")
+        ask: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "say some words"}]}
+
+        @metered(meter, tenant_id="acme")
+        def whole() -> Any:
+            return client.chat.completions.create(**ask)
+
+        @metered(meter, tenant_id="acme")
+        def text_alone() -> Any:
+            return client.chat.completions.create(**ask).choices[0].message.content
+
+        @metered(meter, tenant_id="acme")
+        def streamed() -> Any:
+            return client.chat.completions.create(**ask, stream=True)
+
+        @metered(meter, tenant_id="acme")
+        def yielded() -> Any:
+            yield from client.chat.completions.create(**ask, stream=True)
+
+        whole()
+        text_alone()
+        list(streamed())
+        list(yielded())
+        cut = yielded()
+        for _ in range(3):
+            next(cut)
+        cut.close()
+        with meter_call(meter, tenant_id="acme") as call:
+            call.response(client.chat.completions.create(**ask))
+        served = [f"{line.response_id}-1" for line in provider.ledger]
+    assert [event.idempotency_key for event in meter.events()] == served
+    assert len(served) == 6
+    assert mishaps.counts()["already_metered"] == before + 6
+
+
+def test_two_answers_in_one_function_are_two_events(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme")
+    def inner() -> dict[str, Any]:
+        return {**ANSWER, "id": "inner", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+    @metered(meter, tenant_id="acme")
+    def outer() -> dict[str, Any]:
+        inner()
+        return ANSWER
+
+    outer()
+    assert [event.idempotency_key for event in meter.events()] == ["inner-1", "chatcmpl-9-1"]
+
+
+def test_a_block_is_one_call(meter: CollectingMeter) -> None:
+    with (
+        context(tenant_id="around"),
+        meter_call(meter, tenant_id="acme", model="llama", provider="aws", retry_count=2) as call,
+    ):
+        assert call.response(ANSWER) is ANSWER
+    event = meter.event()
+    assert (event.tenant_id, event.provider, event.retry_count) == ("acme", "aws", 2)
+    assert event.idempotency_key == "chatcmpl-9-3"
+
+
+def test_a_block_tells_usage_by_hand_or_streams_or_ends_without_an_answer(meter: CollectingMeter) -> None:
+    with meter_call(meter, tenant_id="acme", model="llama") as call:
+        call.usage(Usage(input_tokens=3, output_tokens=4))
+    with meter_call(meter, tenant_id="acme") as call:
+        stream = call.response(iter(CHUNKS))
+    assert list(stream) == CHUNKS
+    with meter_call(meter, tenant_id="acme", model="llama"):
+        pass
+    with pytest.raises(KeyError), meter_call(meter, tenant_id="acme", model="llama"):
+        raise KeyError
+    told = [(fields["status"], fields["input_tokens"], fields["output_tokens"]) for fields in meter.fields()]
+    assert told == [("success", 3, 4), ("success", 10, 5), ("success", None, None), ("error", None, None)]
+
+
+def test_an_async_block_is_the_same(meter: CollectingMeter) -> None:
+    async def run() -> None:
+        async with meter_call(meter, tenant_id="acme") as call:
+            call.response(ANSWER)
+
+    asyncio.run(run())
+    assert counted(meter) == ("chatcmpl-9-1", 10, 5)
+
+
+def test_a_call_that_is_skipped_runs_and_is_not_recorded(meter: CollectingMeter) -> None:
+    @metered(meter, on_missing_tenant="skip")
+    def ask() -> dict[str, Any]:
+        return ANSWER
+
+    assert ask() is ANSWER
+    with meter_call(meter, on_missing_tenant="skip") as call:
+        assert call.response(ANSWER) is ANSWER
+        call.usage(Usage())
+    cache_hit(meter, ANSWER, on_missing_tenant="skip")
+    assert meter.records == []
+
+
+def test_a_hit_of_ones_own_cache_is_an_event_of_its_own(meter: CollectingMeter) -> None:
+    for _ in range(2):
+        cache_hit(meter, ANSWER, tenant_id="acme", feature_id="faq", provider="openai")
+    first, second = meter.events()
+    assert (first.cache_status, first.status, first.input_tokens, first.output_tokens) == (
+        "hit",
+        "success",
+        10,
+        5,
+    )
+    # The key of the answer itself would be a copy of the first event, which the job drops.
+    assert len({first.idempotency_key, second.idempotency_key, "chatcmpl-9-1"}) == 3
+    assert (first.attributes or {})["cached_response_id"] == "chatcmpl-9"
