@@ -250,8 +250,17 @@ def _plan(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Pl
         options, hides = with_usage(options, asked), "usage"
     ongoing = OngoingCall(said.meter, call, lambda: asked)
     attempts = [0]
+    ongoing.operation = _operation(path)
     ongoing.retries = lambda: max(0, attempts[0] - 1)
     return _Planned(ongoing, options, attempts, hides)
+
+
+def _operation(path: str) -> str:
+    """As OpenTelemetry's conventions name it."""
+    if path.endswith("/embeddings"):
+        return "embeddings"
+    is_text = path.endswith(("/completions", "/complete")) and not path.endswith("/chat/completions")
+    return "text_completion" if is_text else "chat"
 
 
 def _copied(body: object) -> dict[str, Any]:

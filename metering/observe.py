@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from metering import nesting
 from metering.call import Call, Ending
 from metering.failures import status_code, used_nothing
 from metering.mishaps import note
+from metering.otel import annotate
 from metering.responses import StreamReader
 from metering.seen import Asked, Seen, Told
 from metering.usage import Status, Usage
@@ -61,20 +63,23 @@ class Reader(Protocol):
         """What is known by now."""
 
 
-def observe(meter: Meter, seen: Seen) -> None:
-    """Hand one record to the meter, and its facts to the span that is recording. Never raises."""
+def observe(meter: Meter, seen: Seen, span: Any = None, operation: str = "chat") -> None:
+    """Hand one record to the meter, and its facts to OpenTelemetry's span of the call. Never raises."""
     try:
         meter.record(seen)
     except Exception as error:  # noqa: BLE001  # a caller must not notice
         note("not_recorded", "the meter did not take a record", error)
     try:
-        annotate_span(seen)
+        if span is not None:
+            annotate(seen.call, seen.usages, seen.ending, operation, span)
     except Exception as error:  # noqa: BLE001  # as above
         note("span_not_annotated", "the span was not told what the call used", error)
 
 
-def annotate_span(seen: Seen) -> None:
-    """The hook for OpenTelemetry."""
+def _current_span() -> Any:
+    """The span in which the call is made: a stream may end anywhere, or be collected inside of another's."""
+    trace = sys.modules.get("opentelemetry.trace")
+    return None if trace is None else trace.get_current_span()
 
 
 class OngoingCall:
@@ -89,8 +94,8 @@ class OngoingCall:
     """
 
     __slots__ = (
-        *("__weakref__", "_boundary", "_chunk_at", "_first_at", "_key", "_once", "_started_at"),
-        *("asked", "call", "has_left", "inside", "is_fetching", "meter", "reader", "retries"),
+        *("__weakref__", "_boundary", "_chunk_at", "_first_at", "_key", "_once", "_span", "_started_at"),
+        *("asked", "call", "has_left", "inside", "is_fetching", "meter", "operation", "reader", "retries"),
     )
 
     def __init__(
@@ -108,10 +113,13 @@ class OngoingCall:
         self.reader: Reader = reader if reader is not None else StreamReader(call.provider, call.model)
         self.inside = inside
         self.retries: Callable[[], int] | None = None
+        self.operation = "chat"
+        """As OpenTelemetry's conventions name it."""
         self.is_fetching = False
         """Whether somebody waits for a chunk now: who closes the response then is the stream itself."""
         self.has_left = True
         """False for a generator that nobody has begun to read: one that is forgotten then was no call."""
+        self._span = _current_span()
         self._started_at = time.monotonic()
         self._chunk_at: float | None = None
         self._first_at: float | None = None
@@ -247,7 +255,7 @@ class OngoingCall:
             legs = tuple(usages) or (Usage(),)
             is_told = all(leg.input_tokens is not None and leg.output_tokens is not None for leg in legs)
             seen = Seen(call, legs, ending, None if is_told else self.asked, "" if is_told else output_text)
-        observe(self.meter, seen)
+        observe(self.meter, seen, self._span, self.operation)
         if boundary is not None:
             boundary.ended(self._key, seen.usages)
 

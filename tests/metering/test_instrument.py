@@ -288,6 +288,19 @@ def test_a_host_that_nobody_knows_is_not_asked_for_usage(
     assert meter.event().usage_source != "provider"
 
 
+def test_who_reads_bytes_is_sent_none_that_were_not_asked_for(
+    client: Any, provider: FakeProvider, meter: CollectingMeter
+) -> None:
+    raw = client.chat.completions.with_raw_response.create(**ASK, stream=True)
+    assert len(list(raw.parse())) == 7
+    with client.chat.completions.with_streaming_response.create(**ASK, stream=True) as raw:
+        assert len([line for line in raw.iter_lines() if line]) == 8
+    assert ["stream_options" in asked for asked in provider.asked] == [False, False]
+    assert [event.idempotency_key for event in meter.events()] == [
+        f"{line.response_id}-1" for line in provider.ledger
+    ]
+
+
 def test_twice_is_once_and_undone_is_undone(client: Any, meter: CollectingMeter) -> None:
     instrument(client, meter, tenant_id="other", provider="openai")
     client.chat.completions.create(**ASK)
@@ -360,6 +373,25 @@ def test_a_response_that_is_fetched_again_is_no_second_one(
     made = client.responses.create(**ASK_RESPONSE)
     assert client.responses.retrieve(made.id).output_text == TEXT
     assert len(said(provider, meter)) == 1
+
+
+def test_what_the_application_says_next_is_no_part_of_what_it_asked(
+    client: Any, meter: CollectingMeter
+) -> None:
+    counts = []
+    for more in (0, 500):
+        body: dict[str, Any] = {"model": "gpt-4o", "messages": list(ASK["messages"]), "stream": True}
+        stream = client.post(
+            "/chat/completions",
+            body={**body, "stream_options": {"include_usage": False}},
+            cast_to=object,
+            stream=True,
+            stream_cls=openai.Stream[Any],
+        )
+        list(stream)
+        body["messages"] += [{"role": "user", "content": "more " * more}]
+        counts.append(meter.events()[-1].input_tokens)
+    assert counts[0] == counts[1] > 0
 
 
 def test_an_endpoint_that_is_not_metered_is_counted(client: Any, provider: FakeProvider) -> None:

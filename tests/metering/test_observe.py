@@ -1,0 +1,173 @@
+"""The clock and the one record of a call, on a clock that the test turns."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from metering import mishaps, observe
+from metering.call import Call
+from metering.observe import OngoingCall
+from metering.streams import watched
+from metering.usage import Usage
+from tests.metering.collecting import CollectingMeter
+from tests.metering.test_streams import CHUNKS
+
+CALL = Call(tenant_id="acme", model="gpt-4o", started_ms=1_770_000_000_000, provider="openai")
+TOLD = Usage(model="gpt-4o", response_id="r", input_tokens=10, output_tokens=5)
+
+
+class Clock:
+    """`time`, as far as it is asked: seconds that the test sets."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int(self.now * 1_000_000_000)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(observe, "time", made)
+    return made
+
+
+def test_the_first_token_is_the_first_that_says_something(clock: Clock) -> None:
+    meter = CollectingMeter()
+    call = OngoingCall(meter, CALL)
+    for chunk in CHUNKS:
+        clock.now += 0.25
+        call.chunk(chunk)
+    call.stopped()
+    event = meter.event()
+    assert event.latency_ms == 250 * len(CHUNKS)
+    assert (event.attributes or {})["first_token_latency_ms"] == "500"  # the first chunk names a role alone
+
+
+def test_where_no_chunk_says_anything_the_first_chunk_stands_in(clock: Clock) -> None:
+    meter = CollectingMeter()
+    call = OngoingCall(meter, CALL)
+    clock.now += 0.5
+    call.chunk(CHUNKS[-1])
+    clock.now += 0.5
+    call.stopped()
+    assert (meter.event().attributes or {})["first_token_latency_ms"] == "500"
+
+
+def test_a_whole_answer_has_no_first_token(clock: Clock) -> None:
+    meter = CollectingMeter()
+    call = OngoingCall(meter, CALL)
+    clock.now += 1.5
+    call.used([TOLD])
+    assert (meter.event().latency_ms, meter.event().attributes) == (1500, {})
+
+
+def test_a_clock_that_goes_back_makes_no_negative_time(clock: Clock) -> None:
+    meter = CollectingMeter()
+    call = OngoingCall(meter, CALL)
+    clock.now -= 5
+    call.used([TOLD])
+    assert meter.event().latency_ms == 0
+
+
+def test_a_call_that_is_forgotten_is_recorded_as_one_of_which_nothing_is_known() -> None:
+    meter = CollectingMeter()
+    call = OngoingCall(meter, CALL)
+    del call
+    gc.collect()
+    assert [fields["output_tokens"] for fields in meter.fields()] == [None]
+
+
+def test_what_was_told_stays_where_an_error_comes_after_it() -> None:
+    class Overloaded(Exception):
+        status_code = 529
+
+    def source() -> Any:
+        yield from CHUNKS
+        raise Overloaded
+
+    meter = CollectingMeter()
+    with pytest.raises(Overloaded):
+        list(watched(source(), OngoingCall(meter, CALL)))
+    event = meter.event()
+    assert (event.status, event.input_tokens, event.output_tokens) == ("error", 10, 5)
+
+
+def test_what_was_asked_is_held_only_where_it_has_to_be_counted() -> None:
+    meter = CollectingMeter()
+    for usage in (TOLD, Usage(input_tokens=1), Usage()):
+        OngoingCall(meter, CALL, lambda: {"model": "m"}).used([usage])
+    assert [record.asked is not None for record in meter.records] == [False, True, True]
+
+
+def test_a_record_that_is_expanded_twice_gives_the_same_key() -> None:
+    meter = CollectingMeter()
+    OngoingCall(meter, CALL).used([Usage(input_tokens=1, output_tokens=1)])
+    assert meter.fields() == meter.fields()
+
+
+def test_what_cannot_be_read_is_counted_and_the_event_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    def asked() -> Any:
+        raise RuntimeError("secret")
+
+    before = mishaps.counts()["request_unread"]
+    meter = CollectingMeter()
+    with caplog.at_level(logging.DEBUG):
+        OngoingCall(meter, CALL, asked).used([])
+        assert len(meter.fields()) == 1
+    assert mishaps.counts()["request_unread"] == before + 1
+    assert "secret" not in caplog.text
+
+
+def test_the_span_is_that_in_which_the_call_was_made() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    with tracer.start_as_current_span("mine"):
+        call = OngoingCall(CollectingMeter(), CALL)
+        with tracer.start_as_current_span("of somebody else"):
+            call.used([TOLD])
+    OngoingCall(CollectingMeter(), CALL).used([TOLD])  # without a span nothing happens
+    found = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
+    assert found["of somebody else"] == {}
+    assert found["mine"]["gen_ai.usage.input_tokens"] == 10
+    assert not trace.get_current_span().is_recording()
+
+
+# What is recorded after the meter has closed is lost; the meter is there first, so that it closes last.
+PROGRAM = """
+import atexit
+from metering.call import Call
+from metering.observe import OngoingCall
+from metering.streams import watched
+class Meter:
+    records, is_open = [], True
+    def record(self, seen):
+        if self.is_open:
+            print(seen.ending.status, seen.ending.is_cut)
+    def close(self):
+        self.is_open = False
+meter = Meter()
+atexit.register(meter.close)
+stream = watched(iter([1, 2]), OngoingCall(meter, Call("acme", "m", 1)))
+next(stream)
+"""
+
+
+def test_a_program_that_ends_in_the_middle_of_a_stream_loses_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "success True\n", "")
