@@ -180,9 +180,12 @@ class _Exchange:
                 self._body = Body(media_type, coding, self._call.call.provider, self._call.call.model)
                 self._call.reader = self._body
             elif message["type"] == "http.response.body":
-                data = message.get("body", b"")
-                if data:
-                    self._call.chunk(data)
+                data, body = message.get("body", b""), self._body
+                if data and body is not None:
+                    if body.is_stream:
+                        self._call.chunk(data)
+                    else:
+                        body.feed(data)
                 self._is_finished = not message.get("more_body", False)
         except Exception as error:  # noqa: BLE001  # a request must not notice
             note("response_unread", "a message of a response could not be read", error)
@@ -200,7 +203,7 @@ class _Exchange:
             self._refused()
         elif error is not None and not self._has_gone:
             call.failed(error)
-        elif body is None or not self._is_finished or (body.is_stream and not body.why_unread):
+        elif body is None or not (self._is_finished or body.is_stream):
             call.stopped()
         else:
             call.end(body.told, "", "success")

@@ -1,11 +1,15 @@
-"""The body of an HTTP response that is a provider's answer, JSON or server-sent events, read as it passes by.
+"""The body of an HTTP response that is a provider's answer, JSON or server-sent events, as it passes by.
 
-**Bounds.** Of JSON at most `BODY_BYTES_MAX` are kept, and parsed only when somebody asks what they say: in
-the meter's thread, not in the request's. Events are read as they come, and none is kept. A body that is
-compressed, of another kind or too long is not read, and said to be.
+Its bytes are kept, and read when somebody asks what they say: in the meter's thread, not in the request's.
+
+**Bounds.** Of JSON at most `BODY_BYTES_MAX` are kept. Of a stream at most `STREAM_BYTES_MAX`: what comes
+beyond pushes out, and has read on the spot, what came first. A body that is compressed, of another kind or
+too long is not read, and said to be.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 from metering.mishaps import note
 from metering.responses import StreamReader
@@ -16,6 +20,10 @@ BODY_BYTES_MAX = 8 * 1024 * 1024
 """A long answer has a few hundred kilobytes; embeddings of a large batch a few megabytes."""
 
 
+STREAM_BYTES_MAX = 128 * 1024
+"""Some five hundred parts of a stream of chunks: most streams end before."""
+
+
 class Body:
     """Bytes of a body in, usage out.
 
@@ -24,14 +32,14 @@ class Body:
         coding: The header `content-encoding`, "" where the bytes are plain.
     """
 
-    __slots__ = ("_coding", "_events", "_kept", "_kept_bytes", "_reader", "is_stream", "why_unread")
+    __slots__ = ("_events", "_kept", "_kept_bytes", "_reader", "is_stream", "why_unread")
 
     def __init__(self, media_type: str, coding: str, provider: str, model: str) -> None:
         kind = media_type.partition(";")[0].strip().lower()
         self.is_stream = kind == "text/event-stream"
         self._reader = StreamReader(provider, model)
         self._events = SseReader()
-        self._kept: list[bytes] = []
+        self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self.why_unread = ""
         if coding.strip().lower() not in ("", "identity"):
@@ -43,22 +51,29 @@ class Body:
         """The next bytes."""
         if self.why_unread or not data:
             return
-        if self.is_stream:
-            for chunk in self._events.feed(data):
-                self._reader.feed(chunk)
-            return
+        self._kept.append(bytes(data))
         self._kept_bytes += len(data)
-        if self._kept_bytes > BODY_BYTES_MAX:
+        if self.is_stream:
+            while self._kept_bytes > STREAM_BYTES_MAX:
+                self._read_first()
+        elif self._kept_bytes > BODY_BYTES_MAX:
             self.why_unread = f"longer than {BODY_BYTES_MAX} bytes"
             self._kept.clear()
-        else:
-            self._kept.append(bytes(data))
 
-    def told(self) -> tuple[list[Usage], str]:
-        """What the body says, once it is over: its usage, and its visible text."""
+    def _read_first(self) -> None:
+        data = self._kept.popleft()
+        self._kept_bytes -= len(data)
+        for chunk in self._events.feed(data):
+            self._reader.feed(chunk)
+
+    def told(self) -> tuple[list[Usage], str, bool]:
+        """What the body says, now that it is over: usage, visible text, and whether it came to its end."""
         if self.why_unread:
             note("response_unread", f"the body of an answer is {self.why_unread}")
-        elif self.is_stream:
+            return [], "", True
+        if self.is_stream:
+            while self._kept:
+                self._read_first()
             for chunk in self._events.close():
                 self._reader.feed(chunk)
         else:
@@ -66,16 +81,17 @@ class Body:
                 self._reader.feed(read_json(b"".join(self._kept)))
             except (ValueError, RecursionError) as error:
                 note("response_unread", "the body of an answer is not JSON", error)
-        return self._reader.usages(), self._reader.output_text
+        is_complete = not self.is_stream or self._reader.is_complete or self._events.is_done
+        return self._reader.usages(), self._reader.output_text, is_complete
 
     @property
     def is_complete(self) -> bool:
-        """Whether a stream's end was seen, or `[DONE]`."""
-        return self._reader.is_complete or self._events.is_done
+        """Whether a stream's end was seen, once its usages were asked for."""
+        return self.is_stream and (self._reader.is_complete or self._events.is_done)
 
     @property
     def output_text(self) -> str:
-        """What could be seen of a stream so far."""
+        """What could be seen of a stream, once its usages were asked for."""
         return self._reader.output_text
 
     @property
@@ -84,7 +100,5 @@ class Body:
         return self._reader.output_chars
 
     def usages(self) -> list[Usage]:
-        """What a stream has told so far."""
-        if self.is_stream:
-            return self.told()[0]
-        return []
+        """What a stream has told so far; of a part of JSON nothing is known."""
+        return self.told()[0] if self.is_stream else []

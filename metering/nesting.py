@@ -5,7 +5,9 @@ The innermost records it, since it knows it best; each that stands around it lea
 `Boundary`, and records only what is no repeat:
 
 - the same response id, or
-- where an answer bears another id, or none, the same token counts. A gateway may give out ids of its own.
+- where an answer bears another id, or none, the same token counts: a gateway may give out ids of its own. If
+it
+  was cut, and neither knows the counts, the same model.
 - While a call inside is still open (a stream not read to its end yet), it will report itself.
 
 What is held of a boundary ends with it. It remembers its last `SEEN_MAX` calls.
@@ -35,16 +37,19 @@ class Boundary:
         self._open: set[int] = set()
         self._seen: deque[tuple[Usage, ...]] = deque(maxlen=SEEN_MAX)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call inside is still open."""
+        return bool(self._open)
+
     def covers(self, usages: Sequence[Usage]) -> bool:
         """Whether somebody inside has recorded this answer, or is about to."""
         if self._open:
             return True
-        seen = [usage for call in self._seen for usage in call]
         if not usages:
             return bool(self._seen)
-        ids = {usage.response_id for usage in seen} - {""}
-        counts = {_counts(usage) for usage in seen}
-        return all(usage.response_id in ids or _counts(usage) in counts for usage in usages)
+        seen = [usage for call in self._seen for usage in call]
+        return all(any(_is_same(usage, inner) for inner in seen) for usage in usages)
 
     def _line(self) -> Iterator[Boundary]:
         at: Boundary | None = self
@@ -65,9 +70,16 @@ class Boundary:
                 boundary._seen.append(tuple(usages))  # noqa: SLF001  # of its own kind
 
 
+def _is_same(outer: Usage, inner: Usage) -> bool:
+    if outer.response_id and outer.response_id == inner.response_id:
+        return True
+    if _counts(outer) != _counts(inner):
+        return False
+    is_known = outer.input_tokens is not None or outer.output_tokens is not None
+    return is_known or outer.model == inner.model or not (outer.model and inner.model)
+
+
 def _counts(usage: Usage) -> tuple[int | None, ...]:
-    if usage.input_tokens is None and usage.output_tokens is None:
-        return (None, None, id(usage))  # nothing is known, so nothing is the same
     return (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens)
 
 

@@ -218,8 +218,6 @@ class OngoingCall:
         """
         if not self._once.acquire(blocking=False):
             return
-        if callable(usages):
-            self._chunk_at = self._first_at = None  # of what comes as one whole, no part is the first token
         try:
             self._record(usages, output_text, self._ending(status, is_cut=is_cut), told)
         except Exception as error:  # noqa: BLE001  # a caller must not notice
@@ -239,7 +237,8 @@ class OngoingCall:
         self, usages: Sequence[Usage] | Told, output_text: str, ending: Ending, told: Mapping[str, str]
     ) -> None:
         boundary = self._boundary
-        if not callable(usages) and self.inside is not None and self.inside.covers(usages):
+        inside = self.inside
+        if inside is not None and (inside.is_busy if callable(usages) else inside.covers(usages)):
             note("already_metered", "an answer was metered by a client inside; it is recorded once")
             if boundary is not None:
                 boundary.ended(self._key, None)

@@ -37,12 +37,16 @@ def watch_raw(answer: Any, call: OngoingCall) -> None:
     watch_closing(response, call)
 
 
+def _pass_by(data: bytes, body: Body, call: OngoingCall) -> None:
+    if body.is_stream:
+        call.chunk(data)
+    elif not call.is_over:
+        body.feed(data)
+
+
 def body_over(body: Body, call: OngoingCall) -> None:
     """The body has come to its end."""
-    if body.is_stream:
-        call.stopped()
-    else:
-        call.end(body.told, "", "success")
+    call.end(body.told, "", "success")
 
 
 def _watch_bytes(response: Any, body: Body, call: OngoingCall) -> None:
@@ -54,7 +58,7 @@ def _watch_bytes(response: Any, body: Body, call: OngoingCall) -> None:
         try:
             for data in kind.iter_bytes(itself(), *args, **kwargs):
                 call.is_fetching = False
-                call.chunk(data)
+                _pass_by(data, body, call)
                 yield data
                 call.is_fetching = True
             body_over(body, call)
@@ -69,7 +73,7 @@ def _watch_bytes(response: Any, body: Body, call: OngoingCall) -> None:
         try:
             async for data in kind.aiter_bytes(itself(), *args, **kwargs):
                 call.is_fetching = False
-                call.chunk(data)
+                _pass_by(data, body, call)
                 yield data
                 call.is_fetching = True
             body_over(body, call)

@@ -17,8 +17,8 @@ from metering.usage import Usage
 Asked = Callable[[], Mapping[str, Any]]
 """Gives what was asked, as the provider's API has it: model, messages and so on. May raise."""
 
-Told = Callable[[], tuple[list[Usage], str]]
-"""Reads a body that is there whole: what it used, and what could be seen of its text."""
+Told = Callable[[], tuple[list[Usage], str, bool]]
+"""Reads a body that is over: what it used, what could be seen of its text, and whether it came to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,10 @@ class Seen:
 
     def events(self) -> list[Fields]:
         """The events of the call, with tokens counted where the provider said nothing; [] for a repeat."""
-        usages, output_text = self.usages, self.output_text
+        usages, output_text, ending = self.usages, self.output_text, self.ending
         if self.later is not None:
-            read, output_text = self.later()
+            read, output_text, is_complete = self.later()
+            ending = ending if is_complete else replace(ending, is_cut=True)
             if self.inside is not None and self.inside.covers(read):
                 note("already_metered", "an answer was metered by a client inside; it is recorded once")
                 return []
@@ -64,7 +65,7 @@ class Seen:
         return Observation(
             call,
             usages,
-            self.ending,
+            ending,
             input_text=asked.text,
             output_text=output_text,
             input_chars=asked.chars,

@@ -159,7 +159,8 @@ def test_a_stream_that_does_not_reach_its_end_is_recorded_as_cut(
     assert event.output_tokens > 0
 
 
-def test_a_client_that_goes_away_while_the_application_listens_is_no_error() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_client_that_goes_away_while_the_application_listens_is_no_error(fails: bool) -> None:
     async def app(_: Any, receive: Any, send: Any) -> None:
         headers = [(b"content-type", SSE_TYPE.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -167,9 +168,17 @@ def test_a_client_that_goes_away_while_the_application_listens_is_no_error() -> 
             await send({"type": "http.response.body", "body": part, "more_body": True})
         while (await receive())["type"] != "http.disconnect":
             pass
+        if fails:
+            raise KeyError
 
     event = run(app, ask(ASK_STREAM)).event()
     assert (event.status, (event.attributes or {})["stream"]) == ("success", "cut")
+
+
+def test_of_json_that_does_not_reach_its_end_nothing_is_known() -> None:
+    [fields] = run(sends(halves(WHOLE), JSON_TYPE), ask(gone_after=2)).fields()
+    assert (fields["status"], fields["output_tokens"]) == ("success", None)
+    assert fields["attributes"]["stream"] == "cut"
 
 
 def test_an_application_that_fails_before_it_answers_leaves_an_error_of_which_nothing_is_known() -> None:
@@ -204,6 +213,7 @@ def test_an_error_that_passes_by_used_nothing_where_that_is_known(
     ("parts", "media_type", "coding"),
     [
         ([gzip.compress(WHOLE)], JSON_TYPE, "gzip"),
+        ([WHOLE], JSON_TYPE, "br"),  # whatever it is, it is not read
         ([WHOLE], "text/html", ""),
         ([b"{" + WHOLE], JSON_TYPE, ""),
         ([b"[" * 100_000], JSON_TYPE, ""),

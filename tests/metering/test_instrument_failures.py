@@ -177,6 +177,16 @@ def close(client: Any) -> None:
     stream.close()
 
 
+def test_an_answer_that_is_closed_unread_is_recorded_when_it_is_closed(
+    client: Any, meter: CollectingMeter
+) -> None:
+    with client.chat.completions.with_streaming_response.create(**ASK) as raw:
+        assert meter.records == []
+    [fields] = meter.fields()
+    assert (fields["status"], fields["output_tokens"]) == ("success", None)
+    assert raw.is_closed
+
+
 @pytest.mark.parametrize("leave", [leave_a_loop, leave_a_block, leave_a_helper, close])
 def test_a_caller_who_leaves_a_stream_is_no_error_of_the_call(
     client: Any, provider: FakeProvider, meter: CollectingMeter, leave: Callable[[Any], None]

@@ -33,10 +33,22 @@ def test_a_repeat_has_the_id_or_the_counts_of_what_was_recorded_inside(
     assert boundary.covers(outer) is is_repeat
 
 
-def test_of_two_calls_of_which_nothing_is_known_none_is_a_repeat() -> None:
+@pytest.mark.parametrize(
+    ("outer", "inner", "is_repeat"),
+    [
+        (Usage(model="gpt-4o", response_id="gw-7"), Usage(model="gpt-4o", response_id="r1"), True),
+        (Usage(response_id="gw-7"), Usage(model="gpt-4o", response_id="r1"), True),
+        (Usage(model="gpt-4o", response_id="gw-7"), Usage(model="guard", response_id="r1"), False),
+        (Usage(input_tokens=3), Usage(input_tokens=3), True),
+        (Usage(input_tokens=3), Usage(), False),
+    ],
+)
+def test_of_two_answers_that_were_cut_the_same_model_is_the_same(
+    outer: Usage, inner: Usage, is_repeat: bool
+) -> None:
     boundary = Boundary(None)
-    boundary.ended(1, [Usage()])
-    assert not boundary.covers([Usage()])
+    boundary.ended(1, [inner])
+    assert boundary.covers([outer]) is is_repeat
 
 
 def test_a_call_that_is_still_open_will_report_itself() -> None:
