@@ -279,8 +279,8 @@ def _section(
         "Time that a request spends in the process, without its wait for the model. `context` says whose "
         "request it is; `metered` keeps the answer besides, and records an event, which the meter's thread "
         "reads. `processor` is processor time of the loop's own thread, which nothing else on the machine "
-        "disturbs. Added is the difference of two percentiles, not the percentile of differences. A stream has "
-        f"{_WORDS + 3} parts."
+        "disturbs. Added is the difference of two percentiles, not the percentile of differences. A "
+        f"stream has {_WORDS + 3} parts."
     )
     return Section(
         "sdk_overhead",
