@@ -8,6 +8,7 @@ most a dozen or so lines for each in the life of a process. `counts` is for dash
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import Literal, get_args
 
@@ -33,6 +34,14 @@ LOG = logging.getLogger("meterline")
 # Reentrant: the garbage collector may end a forgotten stream while this very thread holds it.
 _lock = threading.RLock()
 _counts: dict[str, int] = dict.fromkeys(get_args(Kind), 0)
+
+
+def _begin_in_a_child() -> None:
+    global _lock  # noqa: PLW0603  # a thread that is not in the child may hold the parent's
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_begin_in_a_child)
 
 
 def note(kind: Kind, detail: str, error: BaseException | None = None) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import sys
 import time
 import weakref
@@ -273,12 +274,13 @@ def _ms(seconds: float) -> int:
 
 
 _open: weakref.WeakSet[OngoingCall] = weakref.WeakSet()
-_at_exit = Lock()
+_is_prepared = Lock()
 
 
 def _remember(call: OngoingCall) -> None:
-    if _at_exit.acquire(blocking=False):
+    if _is_prepared.acquire(blocking=False):
         atexit.register(end_open_calls)
+        os.register_at_fork(after_in_child=_leave_to_the_parent)
     _open.add(call)
 
 
@@ -286,3 +288,9 @@ def end_open_calls() -> None:
     """Record what is still open, as cut. A meter does so before it closes at the end of the process."""
     for call in list(_open):
         call.stopped()
+
+
+def _leave_to_the_parent() -> None:
+    """In a child after a fork: the calls that were open are the parent's, which records them itself."""
+    for call in list(_open):
+        call.forget()

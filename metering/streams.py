@@ -123,9 +123,9 @@ class WatchedStream(_Stand):
         """To the generator behind."""
         return self._fetch(self._watched_source.send, value)
 
-    def throw(self, error: BaseException) -> Any:
-        """Into the generator behind."""
-        return self._fetch(self._watched_source.throw, error)
+    def throw(self, *error: Any) -> Any:
+        """Into the generator behind; in one argument, or in three as before Python 3.12."""
+        return self._fetch(self._watched_source.throw, *error)
 
     def _fetch(self, step: Callable[..., Any], *arguments: object) -> Any:
         call = self._watched_call
@@ -183,9 +183,9 @@ class WatchedAsyncStream(_Stand):
         """To the generator behind."""
         return await self._fetch(self._watched_source.asend, value)
 
-    async def athrow(self, error: BaseException) -> Any:
-        """Into the generator behind."""
-        return await self._fetch(self._watched_source.athrow, error)
+    async def athrow(self, *error: Any) -> Any:
+        """Into the generator behind, as `throw`."""
+        return await self._fetch(self._watched_source.athrow, *error)
 
     async def _fetch(self, step: Callable[..., Any], *arguments: object) -> Any:
         call = self._watched_call

@@ -6,6 +6,7 @@ import gc
 import logging
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -146,6 +147,51 @@ def test_the_span_is_that_in_which_the_call_was_made() -> None:
     assert found["of somebody else"] == {}
     assert found["mine"]["gen_ai.usage.input_tokens"] == 10
     assert not trace.get_current_span().is_recording()
+
+
+def test_of_many_threads_that_end_a_call_one_records_it() -> None:
+    meter = CollectingMeter()
+    for _ in range(50):
+        call, barrier = OngoingCall(meter, CALL), threading.Barrier(4)
+
+        def end(call: OngoingCall = call, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait(10)
+            call.used([TOLD])
+
+        threads = [threading.Thread(target=end) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(meter.records) == 50
+
+
+FORKING_PROGRAM = """
+import os, sys
+from metering.call import Call
+from metering.observe import OngoingCall
+from metering.streams import watched
+class Meter:
+    def record(self, seen):
+        print(f"{seen.call.tenant_id} in the {place}", flush=True)
+place = "parent"
+stream = watched(iter([1, 2]), OngoingCall(Meter(), Call("parent's", "m", 1)))
+next(stream)
+child = os.fork()
+if child == 0:
+    place = "child"
+    list(watched(iter([1, 2]), OngoingCall(Meter(), Call("child's", "m", 1))))
+    sys.exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_child_records_its_own_calls_and_leaves_the_parents_to_the_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING_PROGRAM], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["child's in the child", "parent's in the parent"]
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # What is recorded after the meter has closed is lost; the meter is there first, so that it closes last.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -292,6 +293,25 @@ def test_a_generator_is_still_sent_to_and_thrown_into() -> None:
     assert next(stream) is CHUNKS[0]
     assert stream.send(CHUNKS[1]) is CHUNKS[1]
     assert stream.throw(Broken()) is CHUNKS[-1]
+
+    def delegating() -> Any:
+        yield from watch(echo())[1]
+
+    outer = delegating()
+    assert [next(outer), outer.send(CHUNKS[1]), outer.throw(Broken())] == [CHUNKS[0], CHUNKS[1], CHUNKS[-1]]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="three arguments are deprecated from 3.12 on")
+def test_an_error_in_three_arguments_is_thrown_too() -> None:
+    def source() -> Any:
+        try:
+            yield CHUNKS[0]
+        except Broken:
+            yield CHUNKS[-1]
+
+    _, stream = watch(source())
+    next(stream)
+    assert stream.throw(Broken, Broken(), None) is CHUNKS[-1]
 
 
 def test_what_is_hidden_is_read_and_not_handed_on() -> None:
