@@ -47,8 +47,13 @@ class _Said:
     provider: str
     usage: UsageOf | None
 
-    def begin(self) -> OngoingCall | None:
+    def begin(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> OngoingCall | None:
         """The call that begins now; None where it is not to be metered.
+
+        What was asked is read off the function's arguments, where they are named as a provider's are
+        (`model`, `messages`, `input`, …).
 
         Raises:
             MissingTenant: where that was chosen.
@@ -57,10 +62,20 @@ class _Said:
         if call is None:
             return None
         inside = Boundary(current())
-        return OngoingCall(self.meter, call, reader=self._reader(call), inside=inside)
+        given = [_safe(value) for value in args], {name: _safe(value) for name, value in kwargs.items()}
+
+        def asked() -> Mapping[str, Any]:
+            return inspect.signature(function).bind(*given[0], **given[1]).arguments
+
+        return OngoingCall(self.meter, call, asked, self._reader(call), inside)
 
     def _reader(self, call: Call) -> Any:
         return None if self.usage is None else ReaderOfUsage(self.usage, call)
+
+
+def _safe(value: Any) -> Any:
+    """A list as it is now: the application may append to its messages when the answer is there."""
+    return list(value) if isinstance(value, list) else value
 
 
 class ReaderOfUsage:
@@ -146,7 +161,7 @@ def metered(
 def _function(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
     @functools.wraps(function)
     def metered_function(*args: Any, **kwargs: Any) -> Any:
-        call = said.begin()
+        call = said.begin(function, args, kwargs)
         if call is None or call.inside is None:
             return function(*args, **kwargs)
         try:
@@ -163,7 +178,7 @@ def _function(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
 def _coroutine(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
     @functools.wraps(function)
     async def metered_coroutine(*args: Any, **kwargs: Any) -> Any:
-        call = said.begin()
+        call = said.begin(function, args, kwargs)
         if call is None or call.inside is None:
             return await function(*args, **kwargs)
         try:
@@ -182,7 +197,7 @@ def _coroutine(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
 def _generator(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
     @functools.wraps(function)
     def metered_generator(*args: Any, **kwargs: Any) -> Any:
-        call = said.begin()
+        call = said.begin(function, args, kwargs)
         source = function(*args, **kwargs)
         if call is None:
             return source
@@ -200,7 +215,7 @@ def _watched_generator(source: Generator[Any, Any, Any], call: OngoingCall) -> A
 def _async_generator(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
     @functools.wraps(function)
     def metered_async_generator(*args: Any, **kwargs: Any) -> Any:
-        call = said.begin()
+        call = said.begin(function, args, kwargs)
         source = function(*args, **kwargs)
         if call is None:
             return source

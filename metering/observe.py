@@ -253,7 +253,10 @@ class OngoingCall:
             seen = Seen(call, (), ending, self.asked, output_text, later=usages, inside=self.inside)
         else:
             legs = tuple(usages) or (Usage(),)
-            is_told = all(leg.input_tokens is not None and leg.output_tokens is not None for leg in legs)
+            is_told = all(
+                leg.input_tokens is not None and leg.output_tokens is not None and (leg.model or call.model)
+                for leg in legs
+            )
             seen = Seen(call, legs, ending, None if is_told else self.asked, "" if is_told else output_text)
         observe(self.meter, seen, self._span, self.operation)
         if boundary is not None:

@@ -143,6 +143,22 @@ def test_usage_of_a_kind_that_nobody_knows_is_read_by_a_function(meter: Collecti
     assert "stream" not in (stream.attributes or {})
 
 
+def test_what_was_asked_is_read_off_the_arguments_where_nobody_tells_it(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme")
+    def ask(model: str, messages: list[dict[str, Any]], **_: Any) -> dict[str, Any]:
+        assert messages
+        return {"usage": {"inputTokens": 3, "outputTokens": 4}} if model == "converse" else {}
+
+    said = [{"role": "user", "content": "say some words"}]
+    ask("gpt-4o", messages=said)
+    said += [{"role": "user", "content": "more " * 500}]
+    ask("converse", said)
+    counted, told = meter.fields()
+    assert (counted["model"], counted["output_tokens"]) == ("gpt-4o", None)
+    assert 0 < counted["input_tokens"] < 20
+    assert (told["model"], told["input_tokens"], told["output_tokens"]) == ("converse", 3, 4)
+
+
 def test_a_function_for_usage_that_raises_leaves_the_call_unknown(meter: CollectingMeter) -> None:
     before = mishaps.counts()["resolver_failed"]
 
