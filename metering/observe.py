@@ -135,6 +135,12 @@ class OngoingCall:
         """Whether it has been recorded, or left to others."""
         return self._once.locked()
 
+    @property
+    def lacks_usage(self) -> bool:
+        """Whether the end of the answer was seen, and what it used was not told."""
+        usages, _, is_complete = self._so_far() if self.reader.is_complete else ((), "", False)
+        return is_complete and any(leg.output_tokens is None for leg in usages)
+
     def leave(self) -> None:
         """The request leaves now, and not when the call was made."""
         self.has_left = True

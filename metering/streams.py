@@ -1,8 +1,9 @@
 """Streams that are watched and nothing else: each chunk is read once it is there, and handed on as it is.
 
 `watched(source, call)` stands in for an iterator, a generator or an SDK's stream object, synchronous or not.
-Attributes, context management and `isinstance` reach the object behind it. Nothing is fetched ahead, and
-nothing is kept.
+Attributes, context management and `isinstance` reach the object behind it. Nothing is kept, and nothing
+fetched ahead but one chunk: where usage was asked for on the caller's behalf, it is there before the end of
+the answer is handed on, since many a caller stops reading at that.
 
 The call ends, once, when
 
@@ -80,12 +81,13 @@ def watch_closing(response: Any, call: OngoingCall) -> None:
 class _Stand:
     """What both kinds have in common: everything but the fetching is that of the stream behind."""
 
-    __slots__ = ("__weakref__", "_watched_call", "_watched_is_hidden", "_watched_source")
+    __slots__ = ("__weakref__", "_watched_ahead", "_watched_call", "_watched_is_hidden", "_watched_source")
 
     def __init__(self, source: Any, call: OngoingCall, is_hidden: IsHidden) -> None:
         object.__setattr__(self, "_watched_source", source)
         object.__setattr__(self, "_watched_call", call)
         object.__setattr__(self, "_watched_is_hidden", is_hidden)
+        object.__setattr__(self, "_watched_ahead", [])
 
     @property  # type: ignore[misc]  # `isinstance` asks for it, and nobody sets it
     def __class__(self) -> Any:
@@ -103,9 +105,29 @@ class _Stand:
     def __del__(self) -> None:
         self._watched_call.stopped()
 
+    def _take_ahead(self) -> Any:
+        """The chunk that was fetched ahead, or what fetching it raised."""
+        item, error = self._watched_ahead.pop()
+        if error is None:
+            return item
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            self._watched_call.stopped()
+        else:
+            self._watched_call.failed(error)
+        raise error
+
+    def _lacks_usage(self) -> bool:
+        return self._watched_is_hidden is not nothing_hidden and self._watched_call.lacks_usage
+
+    def _keep_ahead(self, item: Any) -> None:
+        self._watched_call.chunk(item)
+        if not self._watched_is_hidden(item):
+            self._watched_ahead.append((item, None))
+
     _watched_source: Any
     _watched_call: OngoingCall
     _watched_is_hidden: IsHidden
+    _watched_ahead: list[tuple[Any, Exception | None]]
 
 
 class WatchedStream(_Stand):
@@ -131,6 +153,8 @@ class WatchedStream(_Stand):
         call = self._watched_call
         if not call.has_left:
             call.leave()
+        if self._watched_ahead:
+            return self._take_ahead()
         while True:
             call.is_fetching = True
             try:
@@ -145,8 +169,23 @@ class WatchedStream(_Stand):
                 call.is_fetching = False
             call.chunk(item)
             if not self._watched_is_hidden(item):
+                if self._lacks_usage():
+                    self._look_ahead()
                 return item
             step, arguments = self._watched_source.__next__, ()
+
+    def _look_ahead(self) -> None:
+        call = self._watched_call
+        call.is_fetching = True
+        try:
+            self._keep_ahead(self._watched_source.__next__())
+        except Exception as error:  # noqa: BLE001  # it is raised when its turn comes
+            self._watched_ahead.append((None, error))
+        except BaseException as error:
+            call.failed(error)
+            raise
+        finally:
+            call.is_fetching = False
 
     def close(self) -> None:
         """Close what is behind, and end the call."""
@@ -191,6 +230,8 @@ class WatchedAsyncStream(_Stand):
         call = self._watched_call
         if not call.has_left:
             call.leave()
+        if self._watched_ahead:
+            return self._take_ahead()
         while True:
             call.is_fetching = True
             try:
@@ -205,8 +246,23 @@ class WatchedAsyncStream(_Stand):
                 call.is_fetching = False
             call.chunk(item)
             if not self._watched_is_hidden(item):
+                if self._lacks_usage():
+                    await self._look_ahead()
                 return item
             step, arguments = self._watched_source.__anext__, ()
+
+    async def _look_ahead(self) -> None:
+        call = self._watched_call
+        call.is_fetching = True
+        try:
+            self._keep_ahead(await self._watched_source.__anext__())
+        except Exception as error:  # noqa: BLE001  # it is raised when its turn comes
+            self._watched_ahead.append((None, error))
+        except BaseException as error:
+            call.failed(error)
+            raise
+        finally:
+            call.is_fetching = False
 
     async def close(self) -> None:
         """Close what is behind, and end the call."""

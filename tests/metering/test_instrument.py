@@ -278,6 +278,15 @@ def test_usage_is_asked_for_and_what_comes_of_it_is_kept_from_who_has_not_asked(
     assert (meter.event().usage_source == "provider") is is_told
 
 
+def test_who_stops_at_the_end_of_an_answer_has_had_its_usage_told(
+    client: Any, provider: FakeProvider, meter: CollectingMeter
+) -> None:
+    for chunk in client.chat.completions.create(**ASK, stream=True):
+        if chunk.choices[0].finish_reason:
+            break
+    said(provider, meter)
+
+
 def test_a_host_that_nobody_knows_is_not_asked_for_usage(
     provider: FakeProvider, meter: CollectingMeter
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -320,6 +321,68 @@ def test_what_is_hidden_is_read_and_not_handed_on() -> None:
     stream = watched(chunks(), call, lambda chunk: not chunk["choices"])  # type: ignore[index]
     assert list(stream) == CHUNKS[:-1]
     assert meter.event().output_tokens == 5
+
+
+def hidden_usage(chunk: Any) -> bool:
+    return not chunk["choices"]
+
+
+def read_to_the_end_of_the_answer(stream: Any) -> None:
+    for chunk in stream:
+        if chunk["choices"][0].get("finish_reason"):
+            break
+
+
+def test_who_stops_at_the_end_of_the_answer_has_had_its_usage_told() -> None:
+    meter = CollectingMeter()
+    stream = watched(Stream(), OngoingCall(meter, CALL), hidden_usage)
+    read_to_the_end_of_the_answer(stream)
+    stream.close()
+    assert outcome(meter) == ("success", "provider", None, 5)
+
+
+def test_who_stops_at_the_end_of_an_asynchronous_one_too() -> None:
+    meter = CollectingMeter()
+
+    async def run() -> None:
+        stream = watched(async_chunks(), OngoingCall(meter, CALL), hidden_usage)
+        async for chunk in stream:
+            if chunk["choices"][0].get("finish_reason"):
+                break
+        await stream.aclose()
+
+    asyncio.run(run())
+    assert outcome(meter) == ("success", "provider", None, 5)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_fetched_ahead_comes_in_its_turn(more: int, fails: bool) -> None:
+    expected = CHUNKS[:-1] + [{**HEAD, "choices": [{"index": 0, "delta": {}}]}] * more
+
+    def source() -> Iterator[Any]:
+        yield from expected
+        if fails:
+            raise Broken
+
+    async def async_source() -> AsyncIterator[Any]:
+        for chunk in source():
+            yield chunk
+
+    async def read_async(stream: Any) -> None:
+        async for chunk in stream:
+            read_async_chunks.append(chunk)
+
+    meter, read, read_async_chunks = CollectingMeter(), [], list[Any]()
+    with pytest.raises(Broken) if fails else nullcontext():
+        for chunk in watched(source(), OngoingCall(meter, CALL, lambda: ASKED), hidden_usage):
+            read.append(chunk)  # noqa: PERF402  # what came before a failure is kept
+    with pytest.raises(Broken) if fails else nullcontext():
+        asyncio.run(
+            read_async(watched(async_source(), OngoingCall(meter, CALL, lambda: ASKED), hidden_usage))
+        )
+    assert read == read_async_chunks == expected
+    assert [event.status for event in meter.events()] == ["error" if fails else "success"] * 2
 
 
 async def async_cancel(stream: Any) -> None:
