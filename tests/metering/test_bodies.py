@@ -62,6 +62,12 @@ def test_only_plain_json_and_events_are_read(media_type: str, coding: str, is_re
     assert [usage.output_tokens for usage in usages] == [2007] * is_read
 
 
+def test_a_last_event_without_its_blank_line_is_read_too() -> None:
+    body = Body(SSE, "", "openai", "")
+    body.feed(STREAM.removesuffix(b"data: [DONE]\n\n").rstrip(b"\n"))
+    assert body.told()[0][0].output_tokens == 2007
+
+
 def test_of_a_stream_in_the_middle_what_was_told_is_known() -> None:
     body = Body(SSE, "", "openai", "")
     body.feed(STREAM[: len(STREAM) // 2])

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from metering import mishaps
+from metering import mishaps, nesting
 from metering.context import MissingTenant, context
 from metering.decorate import cache_hit, meter_call, metered
 from metering.instrument import instrument
@@ -267,6 +267,13 @@ def test_a_block_tells_usage_by_hand_or_streams_or_ends_without_an_answer(meter:
         raise KeyError
     told = [(fields["status"], fields["input_tokens"], fields["output_tokens"]) for fields in meter.fields()]
     assert told == [("success", 3, 4), ("success", 10, 5), ("success", None, None), ("error", None, None)]
+
+
+def test_what_runs_after_a_block_is_not_inside_of_it(meter: CollectingMeter) -> None:
+    with meter_call(meter, tenant_id="acme") as call:
+        assert nesting.current() is not None
+        call.response(ANSWER)
+    assert nesting.current() is None
 
 
 def test_an_async_block_is_the_same(meter: CollectingMeter) -> None:
