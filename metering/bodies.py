@@ -60,6 +60,10 @@ class Body:
             self.why_unread = f"longer than {BODY_BYTES_MAX} bytes"
             self._kept.clear()
 
+    def _read_kept(self) -> None:
+        while self._kept:
+            self._read_first()
+
     def _read_first(self) -> None:
         data = self._kept.popleft()
         self._kept_bytes -= len(data)
@@ -72,8 +76,7 @@ class Body:
             note("response_unread", f"the body of an answer is {self.why_unread}")
             return [], "", True
         if self.is_stream:
-            while self._kept:
-                self._read_first()
+            self._read_kept()
             for chunk in self._events.close():
                 self._reader.feed(chunk)
         else:
@@ -101,4 +104,7 @@ class Body:
 
     def usages(self) -> list[Usage]:
         """What a stream has told so far; of a part of JSON nothing is known."""
-        return self.told()[0] if self.is_stream else []
+        if not self.is_stream:
+            return []
+        self._read_kept()
+        return self._reader.usages()

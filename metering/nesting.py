@@ -8,16 +8,20 @@ The innermost records it, since it knows it best; each that stands around it lea
 - where an answer bears another id, or none, the same token counts: a gateway may give out ids of its own. If
 it
   was cut, and neither knows the counts, the same model.
-- While a call inside is still open (a stream not read to its end yet), it will report itself.
+- While a call inside is still open (a stream not read to its end yet), it will report itself: the same id, or
+the
+  same model.
 
 What is held of a boundary ends with it. It remembers its last `SEEN_MAX` calls.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from typing import Protocol
 
 from metering.usage import Usage
 
@@ -27,6 +31,13 @@ SEEN_MAX = 1000
 _current: ContextVar[Boundary | None] = ContextVar("metering_boundary", default=None)
 
 
+class Open(Protocol):
+    """A call that is not over."""
+
+    def usages_so_far(self) -> Sequence[Usage]:
+        """What it has told; if nothing, one usage with the model that was asked for."""
+
+
 class Boundary:
     """What has been metered inside one request or one function. Safe to share among tasks and threads."""
 
@@ -34,22 +45,21 @@ class Boundary:
 
     def __init__(self, parent: Boundary | None) -> None:
         self.parent = parent
-        self._open: set[int] = set()
+        # Weakly: a call that is forgotten ends when it is collected.
+        self._open: dict[int, weakref.ref[Open]] = {}
         self._seen: deque[tuple[Usage, ...]] = deque(maxlen=SEEN_MAX)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a call inside is still open."""
-        return bool(self._open)
 
     def covers(self, usages: Sequence[Usage]) -> bool:
         """Whether somebody inside has recorded this answer, or is about to."""
-        if self._open:
-            return True
+        seen = [usage for call in list(self._seen) for usage in call]
+        still = [usage for call in list(self._open.values()) for usage in _so_far(call())]
         if not usages:
-            return bool(self._seen)
-        seen = [usage for call in self._seen for usage in call]
-        return all(any(_is_same(usage, inner) for inner in seen) for usage in usages)
+            return bool(self._seen or still)
+        return all(
+            any(_is_same(usage, inner) for inner in seen)
+            or any(_may_be_same(usage, inner) for inner in still)
+            for usage in usages
+        )
 
     def _line(self) -> Iterator[Boundary]:
         at: Boundary | None = self
@@ -57,17 +67,28 @@ class Boundary:
             yield at
             at = at.parent
 
-    def opened(self, call: int) -> None:
-        """A call has begun; `call` tells it from others."""
+    def opened(self, call: Open) -> None:
+        """A call has begun."""
         for boundary in self._line():
-            boundary._open.add(call)  # noqa: SLF001  # of its own kind
+            boundary._open[id(call)] = weakref.ref(call)  # noqa: SLF001  # of its own kind
 
-    def ended(self, call: int, usages: Sequence[Usage] | None) -> None:
+    def ended(self, call: Open, usages: Sequence[Usage] | None) -> None:
         """The call is over: it was recorded with these usages, or, with None, left to others."""
         for boundary in self._line():
-            boundary._open.discard(call)  # noqa: SLF001  # of its own kind
+            boundary._open.pop(id(call), None)  # noqa: SLF001  # of its own kind
             if usages is not None:
                 boundary._seen.append(tuple(usages))  # noqa: SLF001  # of its own kind
+
+
+def _so_far(call: Open | None) -> Sequence[Usage]:
+    return () if call is None else call.usages_so_far()
+
+
+def _may_be_same(outer: Usage, inner: Usage) -> bool:
+    """Of an answer that is not over inside: its counts are not known yet."""
+    if outer.response_id and outer.response_id == inner.response_id:
+        return True
+    return outer.model == inner.model or not (outer.model and inner.model)
 
 
 def _is_same(outer: Usage, inner: Usage) -> bool:

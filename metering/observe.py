@@ -95,7 +95,7 @@ class OngoingCall:
     """
 
     __slots__ = (
-        *("__weakref__", "_boundary", "_chunk_at", "_first_at", "_key", "_once", "_span", "_started_at"),
+        *("__weakref__", "_boundary", "_chunk_at", "_first_at", "_once", "_span", "_started_at"),
         *("asked", "call", "has_left", "inside", "is_fetching", "meter", "operation", "reader", "retries"),
     )
 
@@ -125,9 +125,8 @@ class OngoingCall:
         self._chunk_at: float | None = None
         self._first_at: float | None = None
         self._boundary = inside.parent if inside is not None else nesting.current()
-        self._key = id(self)
         if self._boundary is not None:
-            self._boundary.opened(self._key)
+            self._boundary.opened(self)
         _remember(self)
 
     @property
@@ -201,6 +200,12 @@ class OngoingCall:
         else:
             self.end(usages, text, "error", is_cut=True, told=told)
 
+    def usages_so_far(self) -> Sequence[Usage]:
+        """What the answer has told by now; if nothing, a usage with the model that was asked for."""
+        # Of a body that is kept unread nothing is known, and somebody else may be about to read it.
+        told = self._so_far()[0] if isinstance(self.reader, StreamReader) else ()
+        return told or (Usage(model=self.call.model),)
+
     def _so_far(self) -> tuple[Sequence[Usage], str, bool]:
         try:
             return self.reader.usages(), self.reader.output_text, self.reader.is_complete
@@ -244,11 +249,10 @@ class OngoingCall:
         self, usages: Sequence[Usage] | Told, output_text: str, ending: Ending, told: Mapping[str, str]
     ) -> None:
         boundary = self._boundary
-        inside = self.inside
-        if inside is not None and (inside.is_busy if callable(usages) else inside.covers(usages)):
+        if not callable(usages) and self.inside is not None and self.inside.covers(usages):
             note("already_metered", "an answer was metered by a client inside; it is recorded once")
             if boundary is not None:
-                boundary.ended(self._key, None)
+                boundary.ended(self, None)
             return
         call = self.call
         if self.retries is not None:
@@ -266,12 +270,12 @@ class OngoingCall:
             seen = Seen(call, legs, ending, None if is_told else self.asked, "" if is_told else output_text)
         observe(self.meter, seen, self._span, self.operation)
         if boundary is not None:
-            boundary.ended(self._key, seen.usages)
+            boundary.ended(self, seen.usages)
 
     def forget(self) -> None:
         """It turned out to be no call to be recorded."""
         if self._once.acquire(blocking=False) and self._boundary is not None:
-            self._boundary.ended(self._key, None)
+            self._boundary.ended(self, None)
 
     def __del__(self) -> None:
         if not self._once.locked():

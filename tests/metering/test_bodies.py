@@ -73,4 +73,8 @@ def test_of_a_stream_in_the_middle_what_was_told_is_known() -> None:
     body.feed(STREAM[: len(STREAM) // 2])
     assert body.usages() == [Usage(provider="openai", model="gpt-4o", response_id="chatcmpl-1")]
     assert not body.is_complete
+    body.feed(STREAM[len(STREAM) // 2 :])  # and nothing is lost of the event in which it was asked
+    assert body.usages()[0].output_tokens == 2007
+    assert body.is_complete
+    assert body.output_text == "".join(f"word{number} " for number in range(2000))
     assert body.output_chars == len(body.output_text) > 0

@@ -7,6 +7,18 @@ import pytest
 from metering.nesting import SEEN_MAX, Boundary, Inside, current
 from metering.usage import Usage
 
+
+class Running:
+    """A call that is not over."""
+
+    def __init__(self, told: Usage) -> None:
+        self._told = told
+
+    def usages_so_far(self) -> list[Usage]:
+        return [self._told]
+
+
+CALL = Running(Usage())
 INNER = Usage(response_id="r1", input_tokens=10, output_tokens=5)
 
 
@@ -28,8 +40,8 @@ def test_a_repeat_has_the_id_or_the_counts_of_what_was_recorded_inside(
     outer: list[Usage], is_repeat: bool
 ) -> None:
     boundary = Boundary(None)
-    boundary.opened(1)
-    boundary.ended(1, [INNER])
+    boundary.opened(CALL)
+    boundary.ended(CALL, [INNER])
     assert boundary.covers(outer) is is_repeat
 
 
@@ -47,29 +59,47 @@ def test_of_two_answers_that_were_cut_the_same_model_is_the_same(
     outer: Usage, inner: Usage, is_repeat: bool
 ) -> None:
     boundary = Boundary(None)
-    boundary.ended(1, [inner])
+    boundary.ended(CALL, [inner])
     assert boundary.covers([outer]) is is_repeat
 
 
-def test_a_call_that_is_still_open_will_report_itself() -> None:
-    boundary = Boundary(None)
-    boundary.opened(1)
-    assert boundary.covers([INNER])
-    boundary.ended(1, None)
-    assert not boundary.covers([INNER])
+@pytest.mark.parametrize(
+    ("so_far", "is_repeat"),
+    [
+        (Usage(response_id="r1", model="served"), True),
+        (Usage(response_id="gw-7", model="gpt-4o"), True),
+        (Usage(model=""), True),
+        (Usage(response_id="r7", model="guard"), False),  # another's, that goes on in the background
+    ],
+)
+def test_a_call_that_is_still_open_will_report_itself(so_far: Usage, is_repeat: bool) -> None:
+    boundary, call = Boundary(None), Running(so_far)
+    boundary.opened(call)
+    answer = Usage(response_id="r1", model="gpt-4o", input_tokens=10, output_tokens=5)
+    assert boundary.covers([answer]) is is_repeat
+    assert boundary.covers([])
+    boundary.ended(call, None)
+    assert not boundary.covers([answer])
     assert not boundary.covers([])
+
+
+def test_a_call_that_is_forgotten_is_not_held() -> None:
+    boundary, call = Boundary(None), Running(INNER)
+    boundary.opened(call)
+    del call
+    assert not boundary.covers([INNER])
 
 
 def test_those_further_out_learn_of_it_too() -> None:
     outer = Boundary(None)
-    Boundary(outer).ended(1, [INNER])
+    Boundary(outer).ended(CALL, [INNER])
     assert outer.covers([INNER])
 
 
 def test_what_is_remembered_has_a_bound() -> None:
     boundary = Boundary(None)
     for number in range(SEEN_MAX + 1):
-        boundary.ended(number, [Usage(response_id=f"r{number}", input_tokens=number, output_tokens=0)])
+        boundary.ended(CALL, [Usage(response_id=f"r{number}", input_tokens=number, output_tokens=0)])
     assert not boundary.covers([Usage(response_id="r0", input_tokens=0, output_tokens=0)])
     assert boundary.covers([Usage(response_id="r1", input_tokens=1, output_tokens=0)])
 
