@@ -36,8 +36,7 @@ def fetched(answer: Any, options: Any, meter: Meter, policy: Policy, provider: s
 
 
 def _meter(answer: Any, options: Any, meter: Meter, policy: Policy, provider: str) -> None:
-    method, path = str(getattr(options, "method", "")).lower(), urlsplit(str(options.url)).path
-    if method != "get" or "/responses/" not in path:
+    if "/responses/" not in urlsplit(str(options.url)).path:
         return
     created = getattr(answer, "created_at", None)
     if not isinstance(created, (int, float)):

@@ -27,11 +27,7 @@ def stepped(source: Generator[Any, Any, Any], around: Around) -> Generator[Any, 
         try:
             value = yield item
             step = source.send
-        except GeneratorExit:
-            with around():
-                source.close()
-            raise
-        except BaseException as error:  # noqa: BLE001  # handed on to the generator, as it was thrown in
+        except BaseException as error:  # noqa: BLE001  # thrown in, or `close`: handed on
             step, value = source.throw, error
 
 
@@ -48,9 +44,5 @@ async def stepped_async(source: AsyncGenerator[Any, Any], around: Around) -> Asy
         try:
             value = yield item
             step = source.asend
-        except GeneratorExit:
-            with around():
-                await source.aclose()
-            raise
-        except BaseException as error:  # noqa: BLE001  # handed on to the generator, as it was thrown in
+        except BaseException as error:  # noqa: BLE001  # thrown in, or `close`: handed on
             step, value = source.athrow, error

@@ -127,13 +127,16 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:  # the base class's name
-        response_id = self.path.rsplit("/", 1)[1]
+        response_id = self.path.removesuffix("/cancel").rsplit("/", 1)[1]
         line = next(one for one in self.provider.ledger if one.response_id == response_id)
         answer = Answer.again(line.response_id, line.model, line.input_tokens)
         self._json(200, response(answer, {"fetched": line.is_background}))
 
     def do_POST(self) -> None:  # the base class's name
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+        if self.path.endswith("/cancel"):
+            self.do_GET()  # too late: it is done
+            return
         number, fault = self.provider.begin(body)
         if fault.status is not None:
             self._json(fault.status, {"error": {"type": "made_up", "message": "made up"}, "type": "error"})
