@@ -1,9 +1,10 @@
 """OpenAI's background responses: created now, answered later, and told what they used when they are fetched.
 
-Creating one (`background=True`) tells no usage, so it makes no event. Fetching it, once it is over, does: its
-key is made of the response's id, and its time is that of the response's creation, so that fetching it again,
-by whomever, is a copy that the job drops. Responses that were not made in the background are metered when
-they are created, and fetching them is nothing.
+Creating one (`background=True`) tells no usage, so it makes no event. Fetching it, once it is over, does, and
+so does cancelling it: the key is made of the response's id, and the time is that of its creation, so that
+fetching it again, by whomever, is a copy that the job drops. Responses that were not made in the background are
+metered when they are created, and fetching them is nothing. One that is fetched as a stream is not metered, and
+counted (`endpoint_not_metered`): nobody knows whether it was made in the background.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from metering.context import Labels, MissingTenant, Policy
 from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
+from metering.streams import is_stream
 
 _OPEN = ("queued", "in_progress")
 _MS = 1000
@@ -28,7 +30,9 @@ def answered_later(answer: Any) -> bool:
 def fetched(answer: Any, options: Any, meter: Meter, policy: Policy, provider: str) -> Any:
     """The answer of a call that is no inference. A background response that is over is metered."""
     try:
-        if getattr(answer, "background", None) is True and getattr(answer, "status", None) not in _OPEN:
+        if is_stream(answer):
+            note("endpoint_not_metered", "a response was fetched as a stream, which is not metered")
+        elif getattr(answer, "background", None) is True and getattr(answer, "status", None) not in _OPEN:
             _meter(answer, options, meter, policy, provider)
     except Exception as error:  # noqa: BLE001  # a caller must not notice
         note("not_recorded", "a background response could not be recorded", error)

@@ -403,6 +403,14 @@ def test_what_the_application_says_next_is_no_part_of_what_it_asked(
     assert counts[0] == counts[1] > 0
 
 
+def test_a_response_that_is_fetched_as_a_stream_is_counted(client: Any, meter: CollectingMeter) -> None:
+    made = client.responses.create(**ASK_RESPONSE, background=True)
+    before = mishaps.counts()["endpoint_not_metered"]
+    client.responses.retrieve(made.id, stream=True).close()
+    assert mishaps.counts()["endpoint_not_metered"] == before + 1
+    assert meter.records == []
+
+
 def test_an_endpoint_that_is_not_metered_is_counted(client: Any, provider: FakeProvider) -> None:
     before = mishaps.counts()["endpoint_not_metered"]
     provider.faults += [Fault(status=404)] * 2
