@@ -29,7 +29,6 @@ BENCHMARKS: tuple[str, ...] = (
     "queries",
     "simulate",
     "sdk_record",
-    *("throughput", "workers", "latency", "state", "rating", "queries", "simulate"),
     "sdk_overhead",
 )
 RESULTS = Path("bench-results")

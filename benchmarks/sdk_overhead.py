@@ -28,7 +28,6 @@ from benchmarks.report import Section, Size, Target
 from metering.asgi import MeteringMiddleware
 from metering.meter import Meter
 from metering.resolvers import header
-from metering.seen import Seen
 
 CONCURRENCY = (1, 50, 500)
 WAIT_SECONDS_PER_CALLER = 0.001
@@ -157,48 +156,15 @@ def _processor_micros(app: App, gateway: Gateway, path: str, requests: int) -> f
     return min(found)
 
 
-class _Later(Mapping[str, Any]):
-    """The event of a record, worked out when the meter's thread reads it."""
-
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
-        self._fields: dict[str, Any] | None = None
-
-    def _event(self) -> dict[str, Any]:
-        if self._fields is None:
-            [self._fields] = self._seen.events()
-        return self._fields
-
-    def __getitem__(self, name: str) -> Any:
-        return self._event()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._event())
-
-    def __len__(self) -> int:
-        return len(self._event())
-
-
-class _Recording:
-    """Hands records to the meter."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def record(self, seen: Seen) -> None:
-        """Take one record."""
-        self._meter.record(_Later(seen))
-
-
 @contextmanager
-def _metered(events: Path) -> Iterator[_Recording]:
+def _metered(events: Path) -> Iterator[Meter]:
     """A meter that writes into a file.
 
     Raises:
         ValueError: not all events were written.
     """
     meter = Meter(events.as_uri())
-    yield _Recording(meter)
+    yield meter
     if not meter.flush(FLUSH_SECONDS_MAX):
         raise ValueError(f"the meter did not write all events: {meter.stats()}")
     meter.close()

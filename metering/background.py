@@ -2,9 +2,9 @@
 
 Creating one (`background=True`) tells no usage, so it makes no event. Fetching it, once it is over, does, and
 so does cancelling it: the key is made of the response's id, and the time is that of its creation, so that
-fetching it again, by whomever, is a copy that the job drops. Responses that were not made in the background are
-metered when they are created, and fetching them is nothing. One that is fetched as a stream is not metered, and
-counted (`endpoint_not_metered`): nobody knows whether it was made in the background.
+fetching it again, by whomever, is a copy that the job drops. Responses that were not made in the background
+are metered when they are created, and fetching them is nothing. One that is fetched as a stream is not
+metered, and counted (`endpoint_not_metered`): nobody knows whether it was made in the background.
 """
 
 from __future__ import annotations

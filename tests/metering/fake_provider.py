@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:  # the base class's name
-        response_id = self.path.removesuffix("/cancel").rsplit("/", 1)[1]
+        response_id = self.path.partition("?")[0].removesuffix("/cancel").rsplit("/", 1)[1]
         line = next(one for one in self.provider.ledger if one.response_id == response_id)
         answer = Answer.again(line.response_id, line.model, line.input_tokens)
         self._json(200, response(answer, {"fetched": line.is_background}))
