@@ -26,7 +26,7 @@ from typing import Any
 
 from metering.bodies import Body
 from metering.call import Call
-from metering.context import Labels, MissingTenant, OnMissingTenant, Policy, context, current, label, labels
+from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, context, current, label, labels
 from metering.failures import is_refusal
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside
@@ -55,17 +55,16 @@ class MeteringMiddleware:
     Args:
         tenant, feature, model: A resolver (`metering/resolvers.py`), or the label itself.
         on_missing_tenant: What a request is that no resolver tells the tenant of. `reject` answers it with
-            400
-            and a sentence in JSON; with `skip` the calls inside it do as they were told.
-        inference: Paths of routes that answer as a provider does, with `*` for anything, or a function of the
-            path.
-            Only what is posted to them is an inference.
+            400 and a sentence in JSON; with `skip` the calls inside it do as they were told.
+        exempt: Paths that need no tenant, such as those of health checks: nothing is rejected there.
+        inference: Paths of routes that answer as a provider does. Only what is posted to them is an
+            inference. Both are given with `*` for anything, or as a function of the path.
 
     Raises:
         ValueError: it is open what a request without a tenant is.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all but the application go by name
         self,
         app: App,
         meter: Meter,
@@ -74,6 +73,7 @@ class MeteringMiddleware:
         feature: Resolver | str | None = None,
         model: Resolver | str | None = None,
         on_missing_tenant: OnMissingTenant | None = None,
+        exempt: Callable[[str], bool] | Sequence[str] = (),
         inference: Callable[[str], bool] | Sequence[str] = (),
         provider: str = "",
     ) -> None:
@@ -84,6 +84,7 @@ class MeteringMiddleware:
         self._model = constant(model) if isinstance(model, str) else model
         defaults = labels(tenant if isinstance(tenant, str) else None)
         self._policy = Policy.of(defaults, on_missing_tenant)
+        self._is_exempt = exempt if callable(exempt) else _paths(exempt)
         self._is_inference = inference if callable(inference) else _paths(inference)
         self._provider = provider
 
@@ -95,7 +96,11 @@ class MeteringMiddleware:
         said = labels(
             resolved(self._tenant, scope), resolved(self._feature, scope), resolved(self._model, scope)
         )
-        if said.over(current()).tenant_id is None and self._policy.on_missing_tenant == "reject":
+        if (
+            said.over(current()).tenant_id is None
+            and self._policy.on_missing_tenant == "reject"
+            and not _fits(self._is_exempt, scope)
+        ):
             note("missing_tenant", "a request without a tenant was rejected")
             await _reject(send)
             return
@@ -109,19 +114,16 @@ class MeteringMiddleware:
                 await exchange.run(self.app, scope, receive, send)
 
     def _asks(self, scope: Scope) -> bool:
-        try:
-            return scope.get("method") == "POST" and self._is_inference(scope.get("path", ""))
-        except Exception as error:  # noqa: BLE001  # an application's own function
-            note("resolver_failed", "the function that tells an inference by its path raised", error)
-            return False
+        return scope.get("method") == "POST" and _fits(self._is_inference, scope)
 
     def _begin(self) -> _Exchange | None:
         try:
             call = self._policy.call(
                 Labels(), model="", provider=self._provider, started_ms=time.time_ns() // 1_000_000
             )
-        except MissingTenant:  # cannot be: it was looked for before
+        except MissingTenant:
             call = None
+            note("missing_tenant", "an inference at an exempt path, of no tenant, is not metered")
         return None if call is None else _Exchange(self._meter, call)
 
 
@@ -253,6 +255,14 @@ class _Asked:
         """The model that was asked for; "" where it cannot be told."""
         found = self.read().get("model")
         return label(found, "model") or "" if isinstance(found, str) else ""
+
+
+def _fits(is_wanted: Callable[[str], bool], scope: Scope) -> bool:
+    try:
+        return is_wanted(scope.get("path", ""))
+    except Exception as error:  # noqa: BLE001  # an application's own function
+        note("resolver_failed", "a function of the path raised", error)
+        return False
 
 
 async def _reject(send: Send) -> None:

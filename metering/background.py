@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from metering.context import Labels, MissingTenant, Policy
+from metering.contexts import Labels, MissingTenant, Policy
 from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
 from metering.streams import is_stream

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 from typing_extensions import Self
 
 from metering.call import Call
-from metering.context import Labels, OnMissingTenant, Policy, labels
+from metering.contexts import Labels, OnMissingTenant, Policy, labels
 from metering.generators import stepped, stepped_async
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside, current

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from metering.context import current
+from metering.contexts import current
 from metering.mishaps import note
 
 Scope = Mapping[str, Any]

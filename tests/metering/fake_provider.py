@@ -9,12 +9,17 @@ words are answered.
         provider.faults += [Fault(status=429), Fault(cut_after=3)]  # of the next two requests
         OpenAI(base_url=provider.openai_url, api_key="none")...
         provider.ledger
+
+By itself, `python -m tests.metering.fake_provider --port 8001` serves until Ctrl-C, and prints its ledger.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,8 +62,9 @@ class Served:
 
 @dataclass(slots=True)
 class FakeProvider:
-    """Serves while it is entered."""
+    """Serves while it is entered, on `port` or a free one."""
 
+    port: int = 0
     faults: list[Fault] = field(default_factory=list)
     ledger: list[Served] = field(default_factory=list)
     asked: list[Body] = field(default_factory=list)
@@ -68,7 +74,7 @@ class FakeProvider:
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"provider": self}))
+        self._server = _Server(("127.0.0.1", self.port), type("Handler", (_Handler,), {"provider": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
         return self
@@ -186,3 +192,29 @@ _KINDS: dict[str, Any] = {
     "/embeddings": ("", embeddings, None),
     "/messages": ("msg_", message, message.stream),
 }
+
+
+def main() -> None:
+    """Serve, and print what was served."""
+    parser = argparse.ArgumentParser(prog="python -m tests.metering.fake_provider")
+    parser.add_argument("--port", type=int, default=8001)
+    with FakeProvider(port=parser.parse_args().port) as provider:
+        sys.stdout.write(
+            f"A made-up provider at {provider.openai_url} (OpenAI) and {provider.url} (Anthropic)\n"
+        )
+        told = 0
+        while True:
+            for line in provider.ledger[told:]:
+                told += 1
+                sys.stdout.write(
+                    f"{line.response_id} {line.model}: {line.input_tokens} in, {line.output_tokens} out\n"
+                )
+            sys.stdout.flush()
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(0)

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from metering.asgi import MeteringMiddleware
-from metering.context import context, current
+from metering.contexts import context, current
 from metering.resolvers import first_of, header, path
 from tests.metering.asgi_exchange import Exchange, Message
 from tests.metering.collecting import CollectingMeter
@@ -150,6 +150,7 @@ def test_every_framework_knows_inside_whose_request_it_is(make: Callable[[], Any
         ({"tenant": "acme", "on_missing_tenant": None}, [], "/", b"acme None None"),
         ({"tenant": lambda scope: scope["path"][1:]}, [], "/acme", b"acme None None"),
         ({"on_missing_tenant": "skip"}, [], "/", b"None None None"),
+        ({"on_missing_tenant": "reject", "exempt": ["/health*"]}, [], "/healthz", b"None None None"),
         ({"on_missing_tenant": "anonymous"}, [], "/", b"anonymous None None"),
         ({"tenant": lambda scope: scope["missing"], "on_missing_tenant": "skip"}, [], "/", b"None None None"),
     ],

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from metering import bodies, mishaps
 from metering.asgi import REQUEST_BYTES_MAX, MeteringMiddleware
-from metering.instrument import instrument
+from metering.instrumentation import instrument
 from tests.metering.asgi_exchange import Exchange
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_answers import Answer, chat, message, response

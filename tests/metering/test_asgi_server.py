@@ -19,7 +19,7 @@ from fastapi.responses import StreamingResponse
 from litestar.middleware import DefineMiddleware
 
 from metering.asgi import MeteringMiddleware
-from metering.instrument import instrument
+from metering.instrumentation import instrument
 from metering.resolvers import header
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider, Fault

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering import mishaps
-from metering.context import (
+from metering.contexts import (
     APP_ATTRIBUTES_MAX,
     Labels,
     MissingTenant,

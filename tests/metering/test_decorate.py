@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from metering import mishaps, nesting
-from metering.context import MissingTenant, context
+from metering.contexts import MissingTenant, context
 from metering.decorate import cache_hit, meter_call, metered
-from metering.instrument import instrument
+from metering.instrumentation import instrument
 from metering.usage import Usage
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider

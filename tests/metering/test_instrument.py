@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel
 
 from metering import mishaps
-from metering.context import MissingTenant, context
-from metering.instrument import instrument, provider_of, uninstrument
+from metering.contexts import MissingTenant, context
+from metering.instrumentation import instrument, provider_of, uninstrument
 from metering.nesting import Boundary, Inside
 from metering.usage import Usage
 from tests.metering.collecting import CollectingMeter

@@ -11,8 +11,8 @@ import anthropic
 import openai
 import pytest
 
-from metering.context import context
-from metering.instrument import instrument
+from metering.contexts import context
+from metering.instrumentation import instrument
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider, Fault
 

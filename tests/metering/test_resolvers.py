@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering import mishaps
-from metering.context import context
+from metering.contexts import context
 from metering.resolvers import (
     TOKEN_CHARS_MAX,
     Resolver,

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from metering.background import answered_later, fetched
-from metering.context import Labels, OnMissingTenant, Policy, labels
+from metering.contexts import Labels, OnMissingTenant, Policy, labels
 from metering.instrument_openai import StreamUsage, hides_usage, is_usage_chunk, with_usage
 from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
