@@ -232,7 +232,7 @@ def test_a_message_on_its_second_way_is_not_planned_a_third(rig: Rig) -> None:
         rig.destination.fail(1)
         rig.turn()
         rig.turn(0.25)
-    rig.turn()
+    rig.turn(1.0)
     assert rig.destination.sent == 4
 
 
