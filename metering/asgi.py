@@ -8,9 +8,8 @@ pass untouched.
 
 Routes that are an inference boundary themselves, because a gateway hands a provider's answer on, are named by
 `inference`. Their response body, JSON or server-sent events, is read once the bytes are on their way, and
-makes one
-event: also when the client goes away, or the application raises, in the middle. What an instrumented client
-inside has recorded is not recorded again (`metering/nesting.py`).
+makes one event: also when the client goes away, or the application raises, in the middle. What an
+instrumented client inside has recorded is not recorded again (`metering/nesting.py`).
 
 Put it inside of what compresses responses: a compressed body is not read, which is counted, and makes an
 event that the job keeps in quarantine, since nobody knows what was used.

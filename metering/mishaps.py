@@ -20,6 +20,7 @@ Kind = Literal[
     "attribute_left_out",  # more attributes than the contract has room for, or one that is no text
     "resolver_failed",  # an application's own function for a tenant, a feature or a usage raised
     "response_unread",  # reading an answer failed, or a body was compressed or too large to read
+    "payload_unread",  # a part of what a provider said, or was asked, is not as it should be
     "request_unread",  # reading what was asked failed
     "not_recorded",  # the meter raised, or an event could not be made
     "span_not_annotated",  # telling OpenTelemetry failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from metering.call import Call, Ending, Fields, events_of
@@ -12,6 +12,28 @@ from metering.count import Counter, shared
 from metering.fill import Texts, filled
 from metering.keys import random_key
 from metering.usage import Usage
+
+_KEY_BYTES = 10
+_numbers: Iterator[int]
+
+
+def _begin_numbers() -> None:
+    """A start for each process, from which it counts on: it is the only one that comes by these numbers."""
+    global _numbers  # noqa: PLW0603  # a fork must not count on as its parent does
+    _numbers = itertools.count(int.from_bytes(os.urandom(_KEY_BYTES), "big"))
+
+
+_begin_numbers()
+os.register_at_fork(after_in_child=_begin_numbers)
+
+
+def key_bytes() -> bytes:
+    """Ten bytes that no other call has, of any process.
+
+    Not drawn for each call: `os.urandom` lets other threads run, and a request would wait to go on.
+    """
+    number = next(_numbers) % (1 << 8 * _KEY_BYTES)
+    return number.to_bytes(_KEY_BYTES, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +61,7 @@ class Observation:
     message_count: int = 0
     uncountable: tuple[str, ...] = ()
     counter: Counter | None = field(default=None, repr=False)
-    key_bytes: bytes = field(default_factory=lambda: os.urandom(10), repr=False)
+    key_bytes: bytes = field(default_factory=key_bytes, repr=False)
 
     def events(self) -> list[Fields]:
         """The events of the call, one for each leg; the same keys each time. No text makes it raise."""

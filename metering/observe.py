@@ -90,8 +90,7 @@ class OngoingCall:
         asked: Gives what was asked, from a copy that nobody changes any more.
         reader: Reads the answer.
         inside: The boundary that this call has opened around others, where it has: those may have recorded
-            the
-            same answer already.
+            the same answer already.
     """
 
     __slots__ = (

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from itertools import islice
 
-from metering import misread
 from metering.event import LABEL_CHARS_MAX
+from metering.mishaps import note
 
 COUNT_END = 2**63
 """No count reaches this; one that does is garbage that may not even print. Below it the job decides."""
@@ -49,7 +49,7 @@ def _field(holder: object, name: str) -> object:
             return holder.get(name)
         found: object = getattr(holder, name, None)
     except Exception as exc:  # noqa: BLE001 - the holder is the caller's object: it may raise anything
-        misread.note("a field of a payload", exc)
+        note("payload_unread", "a field of a payload could not be read", exc)
         return None
     return found
 
@@ -120,7 +120,7 @@ def items(value: object) -> list[object]:
         if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview)):
             return list(islice(value, ITEMS_MAX))
     except Exception as exc:  # noqa: BLE001 - as in _field
-        misread.note("a list of a payload", exc)
+        note("payload_unread", "a list of a payload could not be read", exc)
     return []
 
 

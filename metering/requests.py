@@ -13,8 +13,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from metering import misread
 from metering.bounded_text import BoundedText
+from metering.mishaps import note
 from metering.payload import get, items, label, path, text
 from metering.usage_bedrock import model_and_region
 
@@ -128,7 +128,7 @@ def read_input(kwargs: object) -> RequestInput:
             if path(kwargs, *place) is not None:
                 found.uncountable.add(name)
     except Exception as exc:  # noqa: BLE001 - the request is the caller's, whatever it is
-        misread.note("the input of a request", exc)
+        note("payload_unread", "the input of a request could not be read", exc)
         found.uncountable.add("unreadable")
     messages = max(len(items(get(kwargs, name))) for name in ("messages", "input", "contents"))
     uncountable = tuple(sorted(found.uncountable))
@@ -196,7 +196,7 @@ def _add_json(value: object, found: _Found) -> None:
     try:
         found.text.add(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain))
     except Exception as exc:  # noqa: BLE001 - a value of the caller's, with methods of its own
-        misread.note("a tool of a request", exc)
+        note("payload_unread", "a tool of a request could not be read", exc)
         found.uncountable.add("tool")
 
 

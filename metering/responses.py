@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from metering import misread
 from metering.bounded_text import BoundedText
+from metering.mishaps import note
 from metering.payload import get, items, path
 from metering.usage import Usage
 from metering.usage_anthropic import AnthropicReader
@@ -96,14 +96,14 @@ class StreamReader:
             if self._reader is not None:
                 self._reader.feed(chunk)
         except Exception as exc:  # noqa: BLE001 - the chunk may be anything; its stream is the caller's
-            misread.note("a chunk of an answer", exc)
+            note("payload_unread", "a chunk of an answer could not be read", exc)
 
     def usages(self) -> list[Usage]:
         """The legs as far as they are told, the answer's own first; none if no shape was recognised."""
         try:
             return [] if self._reader is None else self._reader.usages()
         except Exception as exc:  # noqa: BLE001 - as in feed
-            misread.note("the usage of an answer", exc)
+            note("payload_unread", "the usage of an answer could not be read", exc)
             return []
 
     @property

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metering.call import Call, Ending, Fields
 from metering.mishaps import note
 from metering.nesting import Boundary
-from metering.observation import Observation
+from metering.observation import Observation, key_bytes
 from metering.requests import RequestInput, asked_model, read_input
 from metering.usage import Usage
 
@@ -20,26 +18,6 @@ Asked = Callable[[], Mapping[str, Any]]
 
 Told = Callable[[], tuple[list[Usage], str, bool]]
 """Reads a body that is over: what it used, what could be seen of its text, and whether it came to its end."""
-
-
-_KEY_BYTES = 10
-_numbers: Iterator[int]
-
-
-def _begin_numbers() -> None:
-    """A start for each process, from which it counts on: it is the only one that comes by these numbers."""
-    global _numbers  # noqa: PLW0603  # a fork must not count on as its parent does
-    _numbers = itertools.count(int.from_bytes(os.urandom(_KEY_BYTES), "big"))
-
-
-_begin_numbers()
-os.register_at_fork(after_in_child=_begin_numbers)
-
-
-def _key_bytes() -> bytes:
-    # Not drawn for each call: `os.urandom` lets other threads run, and a request would wait to go on.
-    number = next(_numbers) % (1 << 8 * _KEY_BYTES)
-    return number.to_bytes(_KEY_BYTES, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +30,7 @@ class Seen:
         later: In place of usages, where an answer is still to be read.
         inside: Those who may have recorded that answer already.
         key_bytes: What the keys of legs without a response id are made of: a record that is expanded twice
-            gives
-            the same keys.
+            gives the same keys.
     """
 
     call: Call
@@ -63,7 +40,7 @@ class Seen:
     output_text: str
     later: Told | None = None
     inside: Boundary | None = None
-    key_bytes: bytes = field(default_factory=_key_bytes, repr=False)
+    key_bytes: bytes = field(default_factory=key_bytes, repr=False)
 
     def events(self) -> list[Fields]:
         """The events of the call, with tokens counted where the provider said nothing; [] for a repeat."""

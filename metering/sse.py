@@ -14,7 +14,7 @@ import json
 import re
 from decimal import Decimal
 
-from metering import misread
+from metering.mishaps import note
 
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 """The last event of some streams repeats the whole answer and its request; this is many times the largest."""
@@ -106,7 +106,7 @@ class SseReader:
         self._data_bytes = 0
         if is_too_long:
             self.skipped += 1
-            misread.note("an event of a stream", OverflowError())
+            note("payload_unread", "an event of a stream is too long")
         elif data.strip() == b"[DONE]":
             self.is_done = True
         elif data.strip():
@@ -114,4 +114,4 @@ class SseReader:
                 found.append(read_json(data))
             except Exception as exc:  # noqa: BLE001 - whatever the bytes are, the caller's stream goes on
                 self.skipped += 1
-                misread.note("an event of a stream", exc)
+                note("payload_unread", "an event of a stream could not be read", exc)

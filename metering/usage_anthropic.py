@@ -20,8 +20,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from metering import misread
 from metering.bounded_text import BoundedText
+from metering.mishaps import note
 from metering.payload import counts, get, identifier, items, label, path, replace_counts
 from metering.served_tier import tier_with_speed
 from metering.usage import Usage
@@ -193,7 +193,7 @@ def _legs_besides(iterations: list[object], model: str, told: dict[str, int]) ->
             if "input" in counted or "output" in counted:
                 kept.append(one)
             else:
-                misread.note("an iteration without counts", KeyError())
+                note("payload_unread", "an iteration tells no counts")
     return kept
 
 

@@ -130,9 +130,9 @@ def keys():
     return [Seen(call, (), None, Ending(latency_ms=1), "").key_bytes.hex() for _ in range(1000)]
 
 child = os.fork()
-print("\\n".join(keys()), flush=True)
 if child:
     os.waitpid(child, 0)
+print("\\n".join(keys()), flush=True)
 """
 
 
