@@ -26,6 +26,7 @@ from tests.metering.kafka_process import running_kafka
 NOWHERE = "kafka://127.0.0.1:1/events"
 TENANTS = 50
 FLUSH_SECONDS = 120
+TURNS = 20
 REQUEST_SECONDS = 0.0005
 """Of pure Python, which waits for the interpreter's lock; a real request mostly waits for its model."""
 
@@ -77,10 +78,7 @@ def run(size: Size) -> Section:
                 for where, make in meters.items()
             }
             requests = {
-                rate: (
-                    _requests(None, events, int(amounts.seconds * rate), rate),
-                    _requests(meters["to the mock cluster"](), events, int(amounts.seconds * rate), rate),
-                )
+                rate: _both(meters["to the mock cluster"](), events, amounts.seconds, rate)
                 for rate in (100, 1_000)
             }
     return _section(alone, found, requests)
@@ -140,20 +138,34 @@ def _sustained(make: Callable[[], Meter], events: Sequence[Fields], count: int) 
     return Run(count / wall, count / processor, tuple(1e6 * one for one in took))
 
 
-def _requests(meter: Meter | None, events: Sequence[Fields], count: int, per_second: int) -> list[float]:
-    """Microseconds of each request; every one records an event, where there is a meter."""
-    loops = _loops()
+def _both(
+    meter: Meter, events: Sequence[Fields], seconds: float, per_second: int
+) -> tuple[list[float], list[float]]:
+    """Microseconds of each request without a meter and with one, in turns: a busy machine then slows both."""
+    without: list[float] = []
+    with_meter: list[float] = []
+    count, loops = max(int(seconds * per_second / TURNS), 1), _loops()
+    meter.record(events[0])
+    meter.flush(FLUSH_SECONDS)
+    for _ in range(TURNS):
+        without += _requests(lambda _: None, events, count, per_second, loops)
+        with_meter += _requests(meter.record, events, count, per_second, loops)
+        meter.flush(FLUSH_SECONDS)
+    assert meter.close(FLUSH_SECONDS), meter.stats()
+    return without, with_meter
+
+
+def _requests(
+    record: Callable[[Fields], None], events: Sequence[Fields], count: int, per_second: int, loops: int
+) -> list[float]:
     clock, pause = time.perf_counter, max(1 / per_second - REQUEST_SECONDS, 0)
     took = []
     for number in range(count):
         before = clock()
         _work(loops)
-        if meter is not None:
-            meter.record(events[number % len(events)])
+        record(events[number % len(events)])
         took.append(1e6 * (clock() - before))
         time.sleep(pause)
-    if meter is not None:
-        assert meter.close(FLUSH_SECONDS), meter.stats()
     return took
 
 
