@@ -237,8 +237,9 @@ def _section(
     how = (
         "Time that a request spends in the process, without its wait for the model. `context` says whose "
         "request it is; `metered` keeps the answer besides, and records an event, which the meter's thread "
-        "reads. `processor` is processor time of the loop's own thread: other programs on the machine lengthen "
-        "it by no more than the caches that they take. Added is the difference of two percentiles, not the percentile of differences. A stream "
+        "reads. `processor` is processor time of the loop's own thread: other programs on the machine "
+        "lengthen it by no more than the caches that they take. Added is the difference of two "
+        "percentiles, not the percentile of differences. A stream "
         f"has {_WORDS + 3} parts."
     )
     return Section(
