@@ -228,7 +228,7 @@ def _micros(timings: Sequence[Timing]) -> dict[str, float]:
 def _section(
     rows: Sequence[tuple[str, ...]], added: Mapping[str, Sequence[float]], figures: dict[str, object]
 ) -> Section:
-    columns = [f"{what.replace('_', ' ')} p{percentile:g}" for what in MEASURES for percentile in PERCENTILES]
+    columns = [f"{what.replace('_', ' ')} p{part:g}" for what in MEASURES for part in PERCENTILES]
     targets = tuple(
         Target.at_most(f"added {what}, p99, µs: {label}", values[place], ADDED_P99_MICROSECONDS_MAX)
         for label, values in added.items()
@@ -237,10 +237,9 @@ def _section(
     how = (
         "Time that a request spends in the process, without its wait for the model. `context` says whose "
         "request it is; `metered` keeps the answer besides, and records an event, which the meter's thread "
-        "reads. `processor` is processor time of the loop's own thread: other programs on the machine "
-        "lengthen it by no more than the caches that they take. Added is the difference of two "
-        "percentiles, not the percentile of differences. A stream "
-        f"has {_WORDS + 3} parts."
+        "reads. `processor` is processor time of the loop's own thread: other programs lengthen it by no "
+        "more than the caches that they take. Added is the difference of two percentiles, "
+        f"not the percentile of differences. A stream has {_WORDS + 3} parts."
     )
     return Section(
         "sdk_overhead",
