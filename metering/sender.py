@@ -88,6 +88,7 @@ class Sender:
         self._delivery: Delivery | None = None
         self._lines: list[tuple[bytes, bytes]] = []
         self._marks: list[Mark] = []
+        self._last: Mark | None = None
         self._pause = LINGER_SECONDS
         self._is_over = False
         self._ended_well = True
@@ -107,6 +108,8 @@ class Sender:
 
     def place(self, mark: Mark) -> None:
         """Put a mark behind all that was recorded, and see to it."""
+        if mark.is_last and self._last is None:
+            self._last = mark
         if mark.is_last and self._delivery is None and not self.queue:
             self._is_over = True  # nothing was ever recorded: nothing is begun for it
         self.queue.append(mark)
@@ -206,6 +209,8 @@ class Sender:
             why = self._counts.last_error or "they were not acknowledged in time"
             self._notices.tell("events go to the spool", why, now, spooled)
         self._answer(delivery, now)
+        if self._last is not None and now >= self._last.deadline and not self._is_over:
+            self._end(delivery, now)  # its mark may stand behind events that nobody takes
         self._tell_refused(now)
         return taken or moved
 
@@ -299,7 +304,7 @@ class Sender:
 
     def _end(self, delivery: Delivery, now: float) -> bool:
         """Put what is left where it is safe, if that can be; whether it could."""
-        while self.queue and delivery.has_room:
+        while self.queue:
             self._take(delivery, now)
             delivery.turn(now)
         before = self._counts.dropped["undelivered"]

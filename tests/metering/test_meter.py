@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from metering import delivery, sender
+from metering import delivery, notices, sender
 from metering import meter as meter_module
 from metering.call import Call, Ending
 from metering.event import UsageEvent, parse_line
@@ -188,6 +189,40 @@ def test_what_the_queue_does_not_hold_is_counted_and_told_once(
     assert set(stats.dropped) == {"queue_full", "undelivered"}
     assert sum("queue_full" in record.getMessage() for record in caplog.records) == 1
     assert stats.last_error.endswith("No such file or directory")
+
+
+def test_a_queue_that_nobody_takes_is_counted_when_the_meter_is_closed(tmp_path: Path) -> None:
+    meter = Meter(f"file://{tmp_path}/none/events.jsonl")
+    for number in range(5_000):
+        meter.record(event(number))
+    assert not meter.close(0.3)
+    until(lambda: meter.stats().waiting == 0)
+    assert (meter.stats().recorded, meter.stats().dropped) == (5_000, {"undelivered": 5_000})
+
+
+def test_a_queue_that_the_destination_does_not_take_goes_to_the_spool_when_the_meter_is_closed(
+    tmp_path: Path,
+) -> None:
+    meter = Meter(f"file://{tmp_path}/none/events.jsonl", spool_dir=tmp_path, spool_after_seconds=600)
+    for number in range(5_000):
+        meter.record(event(number))
+    assert meter.close(SECONDS)
+    assert ends(meter.stats()) == (5_000, 0, 5_000, 0)
+
+
+def test_the_log_tells_how_many_events_were_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notices, "NOTICE_SECONDS", 0.0)
+    meter = Meter(f"file://{tmp_path}/events.jsonl", queue_events_max=1)
+    with caplog.at_level(logging.WARNING, "meterline"):
+        for part in range(3):
+            for number in range(1_000):
+                meter.record(event(1_000 * part + number))
+            assert meter.flush(SECONDS)
+        assert meter.close(SECONDS)
+    told = [re.search(r"queue_full: .* \((\d+) times", record.getMessage()) for record in caplog.records]
+    assert sum(int(one[1]) for one in told if one) == meter.stats().dropped["queue_full"]
 
 
 def test_after_close_events_are_counted_and_closing_again_does_nothing(meter: Meter, file: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from metering.meter import Meter
 from tests.metering.kafka_process import KafkaProcess, running_kafka
-from tests.metering.recording import NOWHERE, keys_at, keys_in, run, start
+from tests.metering.recording import NOWHERE, keys_at, keys_in, run, start, until
 
 REPLAY = "meter.start()\nwhile not meter.stats().replayed or meter.stats().spool_bytes: time.sleep(0.01)\n"
 
@@ -129,6 +130,24 @@ assert meter.flush(20)
 """
     run(script, events=NOWHERE, spool_dir=str(tmp_path / "spool"))
     assert len(list((tmp_path / "spool").glob("*/*/*.seg"))) == 2
+
+
+def test_a_child_that_lives_on_does_not_hold_the_spool_of_its_dead_parent(tmp_path: Path) -> None:
+    script = """
+meter.record(event("parent"))
+assert meter.flush(20)
+if os.fork():
+    os.kill(os.getpid(), 9)
+print("the child", flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+    with start(script, events=NOWHERE, spool_dir=str(tmp_path)) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "the child\n"
+        parent.wait()
+        with Meter(NOWHERE, spool_dir=tmp_path) as heir:
+            until(lambda: heir.stats().spool_bytes > 0)
 
 
 def test_events_that_were_flushed_outlive_a_kill_and_the_next_process_delivers_them(
