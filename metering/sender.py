@@ -151,7 +151,10 @@ class Sender:
 
     def _start(self) -> None:
         now = time.monotonic()
-        if now < self._start_again_at or not self._starting.acquire(blocking=False):
+        if now < self._start_again_at:
+            self.is_idle = True  # the next event asks again
+            return
+        if not self._starting.acquire(blocking=False):
             return
         try:
             if self._thread is None:

@@ -309,6 +309,43 @@ def test_the_sender_goes_on_after_a_failure_of_its_own(
     assert (meter.stats().failures, meter.stats().last_error) == (3, "the sender failed: MemoryError")
 
 
+class NoThread(threading.Thread):
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_where_no_thread_can_be_started_a_flush_does_its_work(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "Thread", NoThread)
+    with Meter(f"file://{file}") as lonely:
+        lonely.record(event(1))
+        assert lonely.flush(SECONDS)
+        lonely.record(event(2))
+    assert keys_in(file) == ["k1", "k2"]
+    assert lonely.stats().last_error == "the sender failed: RuntimeError"
+
+
+def test_a_sender_that_could_not_start_is_started_by_a_later_event(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "FAILURE_SECONDS", 0.1)
+    meter = Meter(f"file://{file}")
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading, "Thread", NoThread)
+        meter.record(event(0))
+    meter.record(event(1))  # too soon
+    numbers = itertools.count(2)
+
+    def is_delivered() -> bool:
+        meter.record(event(next(numbers)))
+        return meter.stats().delivered > 0
+
+    until(is_delivered)
+    assert meter.close(SECONDS)
+    assert keys_in(file)[:3] == ["k0", "k1", "k2"]
+
+
 def test_a_file_that_cannot_be_written_is_made_up_for_by_the_spool(tmp_path: Path) -> None:
     file = tmp_path / "later" / "events.jsonl"
     with Meter(f"file://{file}", spool_dir=tmp_path / "spool") as meter:
