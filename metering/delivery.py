@@ -132,13 +132,12 @@ class Delivery:
         moved = self._settle(now)
         if failed:
             self._plan_retries(now)
+        self._save(now)  # a spool that is done with is empty before more is added to it
         self._adopt(now)
         if self._must_spool(now):
             moved |= self._spool_all(now)
         self._retry(now)
-        moved |= self._send_new(now) if self._is_direct else self._replay(now)
-        self._save(now)
-        return moved
+        return moved | (self._send_new(now) if self._is_direct else self._replay(now))
 
     def secure(self, added: int, now: float) -> bool:
         """Whether the first `added` messages are acknowledged or in the spool, beyond a loss of power."""

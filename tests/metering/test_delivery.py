@@ -53,6 +53,21 @@ def test_what_waits_too_long_goes_to_the_spool_and_what_follows_goes_after_it(ri
     assert (rig.destination.arrived, rig.counted) == (rig.recorded, (1, 4, 4, 0))
 
 
+def test_the_spool_is_left_though_events_never_pause(rig: Rig) -> None:
+    rig.destination.away = True
+    rig.record(3)
+    rig.turn()
+    rig.turn(SPOOL_AFTER)
+    rig.destination.away = False
+    for _ in range(10):
+        rig.record()
+        rig.turn(0.02)
+    rig.turn()
+    assert rig.counts.spooled < 8
+    assert rig.counts.delivered + rig.counts.spooled == 13
+    assert rig.destination.arrived == rig.recorded
+
+
 def test_an_acknowledgement_that_comes_late_saves_the_second_sending(rig: Rig) -> None:
     rig.destination.away = True
     rig.record(3)
