@@ -69,11 +69,12 @@ lint: $(STAMP) ## Check lint rules, formatting and types
 check: lint test ## Everything that has to hold before a commit: lint, tests, and benchmarks at a small size
 	@$(BIN)/python -m benchmarks --smoke
 
-crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the job at a thousand steps, kill its processes
+crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the job at a thousand steps, kill its processes and the SDK's
 	@$(BIN)/python -m tests.simulation.crash --mutations
 	@$(BIN)/python -m tests.simulation.crash $(ARGS)
 	@$(BIN)/python -m tests.simulation.processes
 	@$(BIN)/python -m tests.simulation.fuzz
+	@$(BIN)/python -m tests.metering.crash
 	@METERLINE_TEST_LONG=1 $(BIN)/python -m pytest -m long
 
 bench: $(BENCH_STAMP) $(PEERS_STAMP) ## Run the benchmarks in full (ARGS="throughput workers" for some)
