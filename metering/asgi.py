@@ -152,13 +152,14 @@ class _Exchange:
             return message
 
         async def sending(message: Message) -> None:
+            seen = _copied(message)
             try:
                 await send(message)
             except OSError:  # what servers raise when the client has gone (ASGI 2.4)
                 self._has_gone = True
                 raise
             finally:
-                self._sent(message)
+                self._sent(seen)
 
         try:
             with Inside(self._boundary):
@@ -188,6 +189,8 @@ class _Exchange:
                     else:
                         body.feed(data)
                 self._is_finished = not message.get("more_body", False)
+            if self._is_finished:
+                self._over(None)  # what the application does after its answer is no part of it
         except Exception as error:  # noqa: BLE001  # a request must not notice
             note("response_unread", "a message of a response could not be read", error)
 
@@ -200,6 +203,8 @@ class _Exchange:
 
     def _record(self, error: BaseException | None) -> None:
         call, body = self._call, self._body
+        if call.is_over:
+            return
         if body is not None and self._status >= _BAD_REQUEST:
             self._refused()
         elif error is not None and not self._has_gone:
@@ -221,6 +226,12 @@ class _Exchange:
         else:
             note("refused", "an answer with an error status, to a request that names no model")
             call.forget()
+
+
+def _copied(message: Message) -> Message:
+    """As it passes here: who compresses further on changes the message itself, and its list of headers."""
+    headers = message.get("headers")
+    return {**message, "headers": list(headers)} if isinstance(headers, (list, tuple)) else {**message}
 
 
 class _Asked:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
@@ -173,6 +174,30 @@ def test_a_client_that_goes_away_while_the_application_listens_is_no_error(fails
 
     event = run(app, ask(ASK_STREAM)).event()
     assert (event.status, (event.attributes or {})["stream"]) == ("success", "cut")
+
+
+@pytest.mark.parametrize(("parts", "media_type"), [([WHOLE], JSON_TYPE), (EVENTS, SSE_TYPE)])
+def test_what_fails_after_the_answer_is_no_failure_of_it(parts: list[bytes], media_type: str) -> None:
+    answer = sends(parts, media_type)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(scope, receive, send)
+        raise KeyError  # a background task, or what a framework tears down
+
+    assert told(run(app)) == told(run(answer))
+
+
+@pytest.mark.parametrize("parts", [[WHOLE], halves(WHOLE)])
+def test_compression_further_out_changes_nothing(parts: list[bytes]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await StreamingResponse(iter(parts), media_type=JSON_TYPE)(scope, receive, send)
+
+    meter = CollectingMeter()
+    metered = MeteringMiddleware(app, meter, tenant="acme", inference=["/v1/*"])
+    exchange = ask(headers=[("accept-encoding", "gzip")])
+    asyncio.run(exchange.run(GZipMiddleware(metered, minimum_size=1)))
+    assert gzip.decompress(exchange.content) == WHOLE
+    assert told(meter) == ("chatcmpl-1-1", 3, 12, "success")
 
 
 def test_of_json_that_does_not_reach_its_end_nothing_is_known() -> None:
