@@ -123,7 +123,7 @@ def _plain(value: object, depth: int) -> object:
         return _plain(value.value, depth + 1) if isinstance(value, Enum) else value
     if isinstance(value, int):
         # Python writes no number of thousands of digits, and no field takes more than 13.
-        return int(value) if abs(value) < 10**40 else f"<{type(value).__name__}>"
+        return int(value) if abs(value) < 10**40 else _unreadable(value, depth)
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
@@ -136,8 +136,17 @@ def _plain(value: object, depth: int) -> object:
         return [_plain(item, depth + 1) for item in value]
     if isinstance(value, date):  # a datetime is one
         return value.isoformat()
-    # Its own text might hold anything, a secret too.
-    return str(value) if isinstance(value, UUID) else f"<{type(value).__name__}>"
+    return str(value) if isinstance(value, UUID) else _unreadable(value, depth)
+
+
+def _unreadable(value: object, depth: int) -> object:
+    """What stands for a value that JSON has no form for. Its own text might hold anything, a secret too.
+
+    For a field it is an object, which no field of the contract takes: two tenants that are bytes must not
+    become one that is text. In attributes, and below, it is text.
+    """
+    name = f"<{type(value).__name__}>"
+    return {"unreadable": name} if depth == 1 else name
 
 
 def _key(name: object) -> str:

@@ -119,6 +119,8 @@ def instrument(
         TypeError: it is none of these clients.
         ValueError: it is open what a call without a tenant is.
     """
+    if isinstance(client, type):
+        raise TypeError(f"{client.__name__} is a class: instrument a client, {client.__name__}(…)")
     if not callable(getattr(client, "request", None)) or not callable(getattr(client, "post", None)):
         raise TypeError(
             f"{type(client).__name__} is no client of OpenAI's or Anthropic's SDK: no `request`, no `post`"
