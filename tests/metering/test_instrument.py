@@ -344,9 +344,17 @@ def test_azures_paths_are_seen_too(provider: FakeProvider, meter: CollectingMete
     assert (meter.event().provider, meter.event().output_tokens) == ("azure", 12)
 
 
-@pytest.mark.parametrize("thing", [object(), "client", {}])
-def test_what_is_no_client_is_refused_at_set_up(thing: Any, meter: CollectingMeter) -> None:
-    with pytest.raises(TypeError, match="no client of OpenAI's or Anthropic's SDK"):
+@pytest.mark.parametrize(
+    ("thing", "told"),
+    [
+        (object(), "no client of OpenAI's or Anthropic's SDK"),
+        ("client", "no client of OpenAI's or Anthropic's SDK"),
+        ({}, "no client of OpenAI's or Anthropic's SDK"),
+        (openai.OpenAI, "OpenAI is a class: instrument a client, OpenAI"),
+    ],
+)
+def test_what_is_no_client_is_refused_at_set_up(thing: Any, told: str, meter: CollectingMeter) -> None:
+    with pytest.raises(TypeError, match=told):
         instrument(thing, meter, tenant_id="acme")
 
 
