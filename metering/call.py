@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from metering.keys import response_key
+from metering.keys import is_unique, response_key
 from metering.usage import Status, Usage
 
 Fields = dict[str, object]
@@ -53,13 +53,16 @@ def events_of(
 
     Args:
         usages: Each with its token counts known (see `metering/fill.py`), the response's own first.
-        new_key: Makes a key for a leg whose response bears no id.
+        new_key: Makes a key for a leg whose response bears no id, or one that another may bear too.
     """
     return [_event(call, usage, ending, new_key) for usage in usages]
 
 
 def _event(call: Call, usage: Usage, ending: Ending, new_key: Callable[[], str]) -> Fields:
-    key = response_key(usage.response_id, call.retry_count + 1, usage.leg) if usage.response_id else new_key()
+    if is_unique(usage.response_id):
+        key = response_key(usage.response_id, call.retry_count + 1, usage.leg)
+    else:
+        key = new_key()
     event: Fields = {
         "idempotency_key": key,
         "tenant_id": call.tenant_id,

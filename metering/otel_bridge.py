@@ -4,16 +4,16 @@ A `SpanBridge` looks at every span that ends. One that is a call of a model beco
 meter, at the end of the span and in its thread: a look into its attributes, no IO.
 
 **What is metered once.** The idempotency key is made of the response's id, as our own instrumentation makes
-it for a first try, so a call that both see is priced once; without an id, of the trace and span id, which are
-the same however often a span is processed. A span around another one that repeats it (a framework's `chat`
-around the client's) is passed over: it has the same response id, or one of them has none. So are spans that
-our own instrumentation has marked.
+it for a first try, so a call that both see is priced once; without an id that is unique (`keys.py`), of the
+trace and span id, which are the same however often a span is processed. A span around another one that
+repeats it (a framework's `chat` around the client's) is passed over: it has the same response id, or one of
+them has none. So are spans that our own instrumentation has marked.
 
 Two instrumentations of one client may stand side by side: Anthropic's SDK makes spans by itself (anthropic
 2.14.0, scope `com.anthropic.sdk.python`), beside those of OpenLLMetry or OpenInference. Where both know the
-response's id, the key is the same. One without ids, such as OpenInference's, is passed over once another one
-is known to tell of the same provider's calls with theirs: that is counted, and said once. Better: name the
-one to hear in `scopes`.
+response's id, and it is unique, the key is the same. One without ids, such as OpenInference's, is passed over
+once another one is known to tell of the same provider's calls with theirs: that is counted, and said once.
+Better: name the one to hear in `scopes`.
 
 All the same, let either the bridge or our own instrumentation meter a client: a retried call has two keys,
 and what a span does not tell (how long a cache is written for) makes the second of two copies an
@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metering.call import Call, events_of
+from metering.keys import is_unique
 from metering.otel_names import (
     MARK,
     NET_INPUT_SCOPES,
@@ -205,7 +206,7 @@ class SpanBridge:
             return "recorded_elsewhere"
         if operation_of(said) not in self._operations:
             return "not_a_call"
-        if opened.inside and (not response_id or not opened.inside.isdisjoint(("", response_id))):
+        if _is_repeat(response_id, opened.inside):
             return "repeats_one_inside"
         facts = _facts(span)
         if self._scopes is not None and facts.scope not in self._scopes:
@@ -270,6 +271,15 @@ class SpanBridge:
         self._counts[what] = self._counts.get(what, 0) + 1
         if exc is not None and self._counts[what] == 1:
             logger.warning("A span could not be metered (%s).", type(exc).__name__)
+
+
+def _is_repeat(response_id: str, inside: set[str]) -> bool:
+    """Whether a call was recorded within its span, or, where no key would tell, may have been."""
+    if not response_id:
+        return bool(inside)
+    if not is_unique(response_id) and _UNTOLD_ID in inside:
+        return True
+    return not inside.isdisjoint(("", response_id))
 
 
 def _facts(span: ReadableSpan) -> SpanFacts:

@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         kind = next(kind for kind in _KINDS if path.endswith(kind))
         prefix, whole, stream = _KINDS[kind]
-        answer = Answer.of(f"{prefix}{number}", body)
+        answer = Answer.of(f"{prefix}{number:024}", body)
         self.provider.served(answer, body)
         try:
             if body.get("stream"):

@@ -29,7 +29,7 @@ from tests.metering.fake_provider import FakeProvider
 
 ASK: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "say some words"}]}
 ASK_STREAM = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
-ANSWER = Answer.of("chatcmpl-1", ASK)
+ANSWER = Answer.of("chatcmpl-0000000000000001", ASK)
 WHOLE = json.dumps(chat(ANSWER, ASK)).encode()
 EVENTS = list(chat.stream(ANSWER, ASK_STREAM))
 JSON_TYPE, SSE_TYPE = "application/json", "text/event-stream; charset=utf-8"
@@ -97,17 +97,17 @@ def halves(data: bytes) -> list[bytes]:
 )
 def test_an_answer_that_passes_by_is_read(parts: list[bytes], media_type: str) -> None:
     meter = run(sends(parts, media_type))
-    assert told(meter) == ("chatcmpl-1-1", 3, 12, "success")
+    assert told(meter) == ("chatcmpl-0000000000000001-1", 3, 12, "success")
     assert (meter.event().model, meter.event().usage_source) == ("gpt-4o", "provider")
     assert ("first_token_latency_ms" in (meter.event().attributes or {})) is (media_type == SSE_TYPE)
 
 
 def test_other_providers_answers_too() -> None:
-    claude = Answer.of("msg_1", {**ASK, "model": "claude-made-up"})
+    claude = Answer.of("msg_0000000000000001", {**ASK, "model": "claude-made-up"})
     for parts in ([json.dumps(message(claude, ASK)).encode()], list(message.stream(claude, ASK))):
         media_type = JSON_TYPE if len(parts) == 1 else SSE_TYPE
-        assert told(run(sends(parts, media_type))) == ("msg_1-1", 3, 12, "success")
-    assert told(run(sends(list(response.stream(ANSWER, {})), SSE_TYPE)))[0] == "chatcmpl-1-1"
+        assert told(run(sends(parts, media_type))) == ("msg_0000000000000001-1", 3, 12, "success")
+    assert told(run(sends(list(response.stream(ANSWER, {})), SSE_TYPE)))[0] == "chatcmpl-0000000000000001-1"
 
 
 @given(st.lists(st.integers(0, len(b"".join(EVENTS))), max_size=8))
@@ -115,7 +115,7 @@ def test_however_a_stream_is_split_the_event_is_the_same(cuts: list[int]) -> Non
     data = b"".join(EVENTS)
     at = [0, *sorted(cuts), len(data)]
     parts = [data[a:b] for a, b in itertools.pairwise(at)]
-    assert told(run(sends(parts, SSE_TYPE))) == ("chatcmpl-1-1", 3, 12, "success")
+    assert told(run(sends(parts, SSE_TYPE))) == ("chatcmpl-0000000000000001-1", 3, 12, "success")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_only_what_is_posted_to_a_route_that_was_named_is_an_inference(
     assert len(meter.records) == is_one
 
 
-CUT = ("chatcmpl-1-1", "cut")
+CUT = ("chatcmpl-0000000000000001-1", "cut")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_compression_further_out_changes_nothing(parts: list[bytes]) -> None:
     exchange = ask(headers=[("accept-encoding", "gzip")])
     asyncio.run(exchange.run(GZipMiddleware(metered, minimum_size=1)))
     assert gzip.decompress(exchange.content) == WHOLE
-    assert told(meter) == ("chatcmpl-1-1", 3, 12, "success")
+    assert told(meter) == ("chatcmpl-0000000000000001-1", 3, 12, "success")
 
 
 def test_of_json_that_does_not_reach_its_end_nothing_is_known() -> None:
@@ -276,7 +276,7 @@ def gateway(client: Any, *, rename: bool, guard: bool) -> Any:
 
     def renamed(answer: Any) -> dict[str, Any]:
         data = json.loads(answer.model_dump_json(exclude_unset=True))
-        return {**data, "id": "gateway-7"} if rename else data
+        return {**data, "id": "gateway-0000000000000007"} if rename else data
 
     async def complete(request: Any) -> Any:
         asked = await request.json()
@@ -329,4 +329,4 @@ def test_an_answer_that_client_and_middleware_see_is_recorded_once(
     if is_instrumented:
         assert keys == served
     else:  # the middleware sees the answer alone, and not the guard's
-        assert keys == (["gateway-7-1"] if rename else served[-1:])
+        assert keys == (["gateway-0000000000000007-1"] if rename else served[-1:])

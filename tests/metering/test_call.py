@@ -11,18 +11,25 @@ from metering.event import parse_line
 from metering.usage import Usage
 
 CALL = Call(tenant_id="acme", model="gpt-asked", started_ms=1_770_000_000_000, provider="openai")
-PLAIN = Usage(provider="openai", model="gpt-served", response_id="resp_1", input_tokens=10, output_tokens=5)
+PLAIN = Usage(
+    provider="openai",
+    model="gpt-served",
+    response_id="resp_0000000000000001",
+    input_tokens=10,
+    output_tokens=5,
+)
 
 
 @pytest.mark.parametrize(
     ("usage", "retry_count", "key"),
     [
-        (PLAIN, 0, "resp_1-1"),
-        (PLAIN, 2, "resp_1-3"),
-        (Usage(response_id="resp_1", leg=2, input_tokens=1, output_tokens=1), 0, "resp_1-1-2"),
-        (Usage(input_tokens=1, output_tokens=1), 0, "made-up"),
+        (PLAIN, 0, "resp_0000000000000001-1"),
+        (PLAIN, 2, "resp_0000000000000001-3"),
+        (replace(PLAIN, leg=2), 0, "resp_0000000000000001-1/2"),
+        (replace(PLAIN, response_id=""), 0, "made-up"),
+        (replace(PLAIN, response_id="chatcmpl-7"), 0, "made-up"),
         (
-            Usage(response_id="r" * 255, input_tokens=1, output_tokens=1),
+            replace(PLAIN, response_id="r" * 255),
             0,
             "sha256-9abca337eae7bc230a482404d8a5e6905624b72de2df32b9442d0fa7cc0053b4",
         ),

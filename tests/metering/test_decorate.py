@@ -20,7 +20,7 @@ from tests.metering.fake_provider import FakeProvider
 from tests.metering.test_streams import CHUNKS
 
 ANSWER = {
-    "id": "chatcmpl-9",
+    "id": "chatcmpl-0000000000000009",
     "object": "chat.completion",
     "model": "gpt-4o",
     "choices": [
@@ -52,7 +52,7 @@ def test_a_function_that_returns_an_answer_is_one_call(meter: CollectingMeter) -
 
     assert summarise("long")["text"] == "long"
     assert summarise.__doc__ == "Says it shorter."
-    assert counted(meter) == ("chatcmpl-9-1", 10, 5)
+    assert counted(meter) == ("chatcmpl-0000000000000009-1", 10, 5)
     assert (meter.event().tenant_id, meter.event().feature_id) == ("acme", "summary")
 
 
@@ -69,7 +69,7 @@ def test_an_async_function_too(meter: CollectingMeter) -> None:
             await ask()
 
     asyncio.run(run())
-    assert (counted(meter), meter.event().tenant_id) == (("chatcmpl-9-1", 10, 5), "acme")
+    assert (counted(meter), meter.event().tenant_id) == (("chatcmpl-0000000000000009-1", 10, 5), "acme")
 
 
 def test_generators_are_metered_for_who_called_and_not_for_who_reads(meter: CollectingMeter) -> None:
@@ -113,7 +113,7 @@ def test_a_stream_that_is_returned_is_watched(meter: CollectingMeter) -> None:
         return iter(CHUNKS)
 
     assert list(ask()) == CHUNKS
-    assert counted(meter) == ("chatcmpl-1-1", 10, 5)
+    assert counted(meter) == ("chatcmpl-0000000000000001-1", 10, 5)
 
 
 def test_usage_of_a_kind_that_nobody_knows_is_read_by_a_function(meter: CollectingMeter) -> None:
@@ -233,7 +233,11 @@ def test_a_client_that_is_instrumented_inside_is_recorded_once() -> None:
 def test_two_answers_in_one_function_are_two_events(meter: CollectingMeter) -> None:
     @metered(meter, tenant_id="acme")
     def inner() -> dict[str, Any]:
-        return {**ANSWER, "id": "inner", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        return {
+            **ANSWER,
+            "id": "inner-0000000000000001",
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+        }
 
     @metered(meter, tenant_id="acme")
     def outer() -> dict[str, Any]:
@@ -241,7 +245,10 @@ def test_two_answers_in_one_function_are_two_events(meter: CollectingMeter) -> N
         return ANSWER
 
     outer()
-    assert [event.idempotency_key for event in meter.events()] == ["inner-1", "chatcmpl-9-1"]
+    assert [event.idempotency_key for event in meter.events()] == [
+        "inner-0000000000000001-1",
+        "chatcmpl-0000000000000009-1",
+    ]
 
 
 def test_a_block_is_one_call(meter: CollectingMeter) -> None:
@@ -252,7 +259,7 @@ def test_a_block_is_one_call(meter: CollectingMeter) -> None:
         assert call.response(ANSWER) is ANSWER
     event = meter.event()
     assert (event.tenant_id, event.provider, event.retry_count) == ("acme", "aws", 2)
-    assert event.idempotency_key == "chatcmpl-9-3"
+    assert event.idempotency_key == "chatcmpl-0000000000000009-3"
 
 
 def test_a_block_tells_usage_by_hand_or_streams_or_ends_without_an_answer(meter: CollectingMeter) -> None:
@@ -282,7 +289,7 @@ def test_an_async_block_is_the_same(meter: CollectingMeter) -> None:
             call.response(ANSWER)
 
     asyncio.run(run())
-    assert counted(meter) == ("chatcmpl-9-1", 10, 5)
+    assert counted(meter) == ("chatcmpl-0000000000000009-1", 10, 5)
 
 
 def test_a_call_that_is_skipped_runs_and_is_not_recorded(meter: CollectingMeter) -> None:
@@ -309,5 +316,5 @@ def test_a_hit_of_ones_own_cache_is_an_event_of_its_own(meter: CollectingMeter) 
         5,
     )
     # The key of the answer itself would be a copy of the first event, which the job drops.
-    assert len({first.idempotency_key, second.idempotency_key, "chatcmpl-9-1"}) == 3
-    assert (first.attributes or {})["cached_response_id"] == "chatcmpl-9"
+    assert len({first.idempotency_key, second.idempotency_key, "chatcmpl-0000000000000009-1"}) == 3
+    assert (first.attributes or {})["cached_response_id"] == "chatcmpl-0000000000000009"

@@ -108,11 +108,11 @@ def test_an_observation_is_asked_for_its_events_in_the_senders_thread(meter: Met
 
 def test_what_a_provider_did_not_say_is_counted_in_the_senders_thread(meter: Meter, file: Path) -> None:
     call = Call("acme", "gpt-4o", SMALLEST["timestamp"])
-    meter.record(Observation(call, [Usage(response_id="r")], Ending(10), "How many?", "Two."))
+    meter.record(Observation(call, [Usage(response_id="r" * 16)], Ending(10), "How many?", "Two."))
     assert meter.flush(SECONDS)
     (line,) = file.read_bytes().splitlines()
     read, _ = parse_line(line)
-    assert (read.idempotency_key, read.usage_source == "provider") == ("r-1", False)
+    assert (read.idempotency_key, read.usage_source == "provider") == ("r" * 16 + "-1", False)
     assert read.input_tokens > 0 < read.output_tokens
 
 

@@ -21,18 +21,18 @@ COUNTER = Counter({"gpt-": OwnCounter(len, 0)})
 
 def test_what_the_provider_told_is_the_event() -> None:
     told = Usage(
-        provider="openai", model="gpt-4o-2024-08-06", response_id="r", input_tokens=9, output_tokens=4
+        provider="openai", model="gpt-4o-2024-08-06", response_id="r" * 16, input_tokens=9, output_tokens=4
     )
     [fields] = Observation(CALL, [told], ENDING).events()
     event, _ = parse_line(json.dumps(fields).encode())
-    assert (event.idempotency_key, event.input_tokens, event.output_tokens) == ("r-1", 9, 4)
+    assert (event.idempotency_key, event.input_tokens, event.output_tokens) == ("r" * 16 + "-1", 9, 4)
     assert (event.usage_source, event.attributes) == ("provider", {})
 
 
 def test_a_stream_that_was_cut_before_its_usage_is_estimated() -> None:
     observation = Observation(
         CALL,
-        [Usage(response_id="r", input_tokens=9)],
+        [Usage(response_id="r" * 16, input_tokens=9)],
         Ending(latency_ms=250, first_token_latency_ms=40, is_cut=True),
         input_text="never counted",
         output_text="half",

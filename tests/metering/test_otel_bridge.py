@@ -76,7 +76,11 @@ def test_a_call_of_a_model_is_an_event() -> None:
     with tracer.start_as_current_span("GET /answer"), tracer.start_as_current_span("chat gpt-4o") as span:
         span.set_attributes({**CHAT, "meterline.tenant_id": "acme", "meterline.feature_id": "search"})
     [event] = meter.events()
-    assert (event.tenant_id, event.feature_id, event.idempotency_key) == ("acme", "search", "chatcmpl-1-1")
+    assert (event.tenant_id, event.feature_id, event.idempotency_key) == (
+        "acme",
+        "search",
+        "chatcmpl-0000000000000001-1",
+    )
     assert (event.provider, event.model, event.service_tier) == ("openai", "gpt-4o-2024-08-06", "flex")
     assert (event.input_tokens, event.output_tokens, event.cache_read_tokens) == (100, 20, 60)
     assert event.usage_source == "provider"
@@ -91,10 +95,11 @@ def test_a_call_of_a_model_is_an_event() -> None:
     assert bridge.counts == {"recorded": 1, "not_a_call": 1}
 
 
-def test_without_a_response_id_the_key_is_of_trace_and_span() -> None:
+@pytest.mark.parametrize("told", [WITHOUT_ID, {**CHAT, "gen_ai.response.id": "chatcmpl-7"}])
+def test_without_a_unique_response_id_the_key_is_of_trace_and_span(told: dict[str, Any]) -> None:
     tracer, meter, bridge = traced()
     with tracer.start_as_current_span("chat") as span:
-        span.set_attributes(WITHOUT_ID)
+        span.set_attributes(told)
     assert isinstance(span, ReadableSpan)
     bridge.ended(span)  # processed again
     where = span.get_span_context()
@@ -105,42 +110,42 @@ def test_without_a_response_id_the_key_is_of_trace_and_span() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outer", "inner", "keys", "count"),
+    ("outer", "inner", "ids", "count"),
     [
         # An agent, a tool, a fetch of an old response: what they say of usage was used within, or before.
-        (("invoke_agent", ""), [("chat", "a"), ("chat", "b")], ["a-1", "b-1"], "not_a_call"),
-        (("execute_tool", ""), [("chat", "a")], ["a-1"], "not_a_call"),
+        (("invoke_agent", ""), [("chat", "a"), ("chat", "b")], ["a", "b"], "not_a_call"),
+        (("execute_tool", ""), [("chat", "a")], ["a"], "not_a_call"),
         (("fetch_response", "a"), [], [], "not_a_call"),
         ((None, "a"), [], [], "not_a_call"),
         # A framework's span around the client's.
-        (("chat", "a"), [("chat", "a")], ["a-1"], "repeats_one_inside"),
-        (("chat", ""), [("chat", "a")], ["a-1"], "repeats_one_inside"),
-        (("chat", "a"), [("invoke_agent", "")], ["a-1"], "not_a_call"),
+        (("chat", "a"), [("chat", "a")], ["a"], "repeats_one_inside"),
+        (("chat", ""), [("chat", "a")], ["a"], "repeats_one_inside"),
+        (("chat", "a"), [("invoke_agent", "")], ["a"], "not_a_call"),
         # Two calls, one in the course of the other.
-        (("chat", "a"), [("chat", "b")], ["b-1", "a-1"], "recorded"),
-        (("chat", "a"), [("embeddings", "b"), ("chat", "a")], ["b-1", "a-1"], "repeats_one_inside"),
+        (("chat", "a"), [("chat", "b")], ["b", "a"], "recorded"),
+        (("chat", "a"), [("embeddings", "b"), ("chat", "a")], ["b", "a"], "repeats_one_inside"),
     ],
 )
 def test_spans_that_repeat_others_are_passed_over(
-    outer: tuple[str | None, str], inner: list[tuple[str, str]], keys: list[str], count: str
+    outer: tuple[str | None, str], inner: list[tuple[str, str]], ids: list[str], count: str
 ) -> None:
     tracer, meter, bridge = traced()
 
     def told(operation: str | None, response_id: str) -> dict[str, Any]:
-        said = {**CHAT, "gen_ai.operation.name": operation, "gen_ai.response.id": response_id}
+        said = {**CHAT, "gen_ai.operation.name": operation, "gen_ai.response.id": response_id * 16}
         return {name: value for name, value in said.items() if value}
 
     with tracer.start_as_current_span("outer", attributes=told(*outer)):
         for one in inner:
             with tracer.start_as_current_span("between"), tracer.start_as_current_span("inner") as span:
                 span.set_attributes(told(*one))
-    assert [event.idempotency_key for event in meter.events()] == keys
+    assert [event.idempotency_key for event in meter.events()] == [f"{one * 16}-1" for one in ids]
     assert bridge.counts[count] >= 1
 
 
-@pytest.mark.parametrize(("response_id", "count"), [("b", 1), ("", 0)])
+@pytest.mark.parametrize(("response_id", "count"), [("b" * 16, 1), ("b", 0), ("", 0)])
 def test_a_call_that_we_recorded_inside_repeats_one_that_may_be_it(response_id: str, count: int) -> None:
-    # With an id it cannot be billed twice: if it is the same call, it has the same key.
+    # With a unique id it cannot be billed twice: if it is the same call, it has the same key.
     tracer, meter, _ = traced()
     said = {name: value for name, value in {**CHAT, "gen_ai.response.id": response_id}.items() if value}
     with (

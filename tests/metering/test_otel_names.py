@@ -22,7 +22,7 @@ CHAT: dict[str, Any] = {
     "gen_ai.provider.name": "openai",
     "gen_ai.request.model": "gpt-4o",
     "gen_ai.response.model": "gpt-4o-2024-08-06",
-    "gen_ai.response.id": "chatcmpl-1",
+    "gen_ai.response.id": "chatcmpl-0000000000000001",
     "gen_ai.usage.input_tokens": 100,
     "gen_ai.usage.output_tokens": 20,
     "gen_ai.usage.cache_read.input_tokens": 60,
@@ -40,7 +40,7 @@ def test_the_conventions_of_today() -> None:
         usage=Usage(
             provider="openai",
             model="gpt-4o-2024-08-06",
-            response_id="chatcmpl-1",
+            response_id="chatcmpl-0000000000000001",
             service_tier="flex",
             input_tokens=100,
             output_tokens=20,

@@ -23,7 +23,7 @@ Outcome = tuple[str, str, str | None, int | None]
 """Status, usage source, the attribute `stream`, and the output tokens where the provider told them."""
 
 CALL = Call(tenant_id="acme", model="gpt-4o", started_ms=1_770_000_000_000, provider="openai")
-HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "gpt-4o"}
+HEAD = {"id": "chatcmpl-0000000000000001", "object": "chat.completion.chunk", "model": "gpt-4o"}
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 CHUNKS: list[dict[str, Any]] = [
     {**HEAD, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
