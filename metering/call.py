@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from metering.keys import is_unique, response_key
 from metering.usage import Status, Usage
+from metering.usage_bedrock import model_and_region
 
 Fields = dict[str, object]
 """An event as a flat object, named and typed as the contract has it, ready for JSON."""
@@ -17,8 +18,8 @@ class Call:
     """Who called what, when. `started_ms` is event time, epoch milliseconds, taken when the request left.
 
     `provider` and `model` are what was asked for: they stand in where the answer does not say what was
-    served. `retry_count` is 0 for the first try. `cache_status` is `hit` where our own cache of responses
-    answered.
+    served. Of a `model` that is an ARN of Bedrock's the event has the name and the region, not the account.
+    `retry_count` is 0 for the first try. `cache_status` is `hit` where our own cache of responses answered.
     """
 
     tenant_id: str
@@ -63,14 +64,15 @@ def _event(call: Call, usage: Usage, ending: Ending, new_key: Callable[[], str])
         key = response_key(usage.response_id, call.retry_count + 1, usage.leg)
     else:
         key = new_key()
+    asked, place = model_and_region(call.model)
     event: Fields = {
         "idempotency_key": key,
         "tenant_id": call.tenant_id,
         "feature_id": call.feature_id,
         "provider": usage.provider or call.provider,
-        "model": usage.model or call.model,
+        "model": usage.model or asked,
         "model_version": usage.model_version,
-        "region": usage.region or call.region,
+        "region": usage.region or call.region or place,
         "service_tier": usage.service_tier,
         "timestamp": call.started_ms,
         "input_tokens": usage.input_tokens,

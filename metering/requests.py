@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from metering.bounded_text import BoundedText
 from metering.mishaps import note
 from metering.payload import get, items, label, path, text
-from metering.usage_bedrock import model_and_region
 
 INPUT_TEXT_CHARS_MAX = 4 * 1024 * 1024
 """So many characters of a request are kept: a million tokens of English, as much as a model takes."""
@@ -90,28 +89,8 @@ class _Found:
 
 
 def asked_model(kwargs: object) -> str:
-    """The model that a request names, as rate cards know it; "" where it names none."""
-    return model_and_region(text(get(kwargs, "model", "modelId"), MODEL_ID_CHARS_MAX))[0]
-
-
-def asked_region(kwargs: object) -> str:
-    """The region in the ARN of a model, or ""."""
-    return model_and_region(text(get(kwargs, "model", "modelId"), MODEL_ID_CHARS_MAX))[1]
-
-
-def asks_for_stream(kwargs: object) -> bool:
-    """Whether the answer is to be streamed, where an argument says so: `stream` is true."""
-    return get(kwargs, "stream") is True
-
-
-def asks_for_stream_usage(kwargs: object) -> bool:
-    """Whether a chat completion's stream is to end with its usage; other APIs tell it unasked."""
-    return path(kwargs, "stream_options", "include_usage") is True
-
-
-def input_text(kwargs: object) -> str:
-    """The text of a request that counts as input, as in `read_input`."""
-    return read_input(kwargs).text
+    """The model that a request names, as it names it: a name, an id or an ARN; "" where it names none."""
+    return text(get(kwargs, "model", "modelId"), MODEL_ID_CHARS_MAX)
 
 
 def read_input(kwargs: object) -> RequestInput:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,27 @@ def test_what_was_served_stands_before_what_was_asked_for() -> None:
     assert (event["provider"], event["model"]) == ("openai", "gpt-served")
     [event] = events_of(CALL, [Usage(input_tokens=1, output_tokens=1)], Ending(latency_ms=1), lambda: "k")
     assert (event["provider"], event["model"]) == ("openai", "gpt-asked")
+
+
+ARN = "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.anthropic.claude-sonnet-4-5"
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "model", "region"),
+    [
+        ({"model": "amazon.nova-pro"}, {}, "amazon.nova-pro", ""),
+        ({"model": ARN}, {}, "eu.anthropic.claude-sonnet-4-5", "eu-west-1"),
+        ({"model": ARN, "region": "eu-north-1"}, {}, "eu.anthropic.claude-sonnet-4-5", "eu-north-1"),
+        ({"model": ARN}, {"region": "us"}, "eu.anthropic.claude-sonnet-4-5", "us"),
+        ({"model": ARN}, {"model": "amazon.nova-pro"}, "amazon.nova-pro", "eu-west-1"),
+    ],
+)
+def test_an_arn_comes_to_a_name_and_a_region_without_the_account(
+    asked: dict[str, Any], served: dict[str, Any], model: str, region: str
+) -> None:
+    usage = Usage(input_tokens=1, output_tokens=1)
+    [event] = events_of(replace(CALL, **asked), [replace(usage, **served)], Ending(1), lambda: "k")
+    assert (event["model"], event["region"]) == (model, region)
 
 
 def test_attributes_of_a_leg_stand_before_those_of_the_call() -> None:
