@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+from metering.mishaps import note
+
 PARTS_MAX = 4096
 """So many parts are kept apart before they become one: a part alone costs fifty times a character."""
 
@@ -28,6 +32,15 @@ class BoundedText:
         self._parts.append(part[:room])
         if len(self._parts) > PARTS_MAX:
             self._parts = [self.text]
+
+    def add_json(self, value: object) -> None:
+        """Append an object or a list as the JSON that a model writes, such as a tool call's arguments."""
+        if not isinstance(value, (dict, list)):
+            return
+        try:
+            self.add(json.dumps(value, ensure_ascii=False, default=str))
+        except Exception as exc:  # noqa: BLE001 - nested without end, or with an object that raises
+            note("payload_unread", "the arguments of a tool call could not be read", exc)
 
     @property
     def text(self) -> str:

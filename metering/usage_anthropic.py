@@ -132,6 +132,7 @@ class AnthropicReader:
         for block in items(get(message, "content")):
             self._output.add(get(block, "text", "thinking"))
             self._output.add(get(block, "name"))
+            self._output.add_json(get(block, "input"))
 
     def _read_usage(self, usage: object) -> None:
         self._words.read(usage)

@@ -70,6 +70,7 @@ class ConverseReader:
             self._output.add(get(block, "text"))
             self._output.add(path(block, "reasoningContent", "reasoningText", "text"))
             self._output.add(path(block, "toolUse", "name"))
+            self._output.add_json(path(block, "toolUse", "input"))
 
     def _read_metadata(self, metadata: object) -> None:
         usage = get(metadata, "usage")

@@ -10,8 +10,6 @@ cumulative counts, of which the last are right. JSON has camelCase names, the SD
 
 from __future__ import annotations
 
-import json
-
 from metering.bounded_text import BoundedText
 from metering.payload import count, counts, get, identifier, items, label, path, replace_counts
 from metering.usage import Usage
@@ -79,9 +77,7 @@ class GeminiReader:
         self._output.add(get(get(part, "executableCode", "executable_code"), "code"))
         call = get(part, "functionCall", "function_call")
         self._output.add(get(call, "name"))
-        arguments = get(call, "args")
-        if isinstance(arguments, dict):
-            self._output.add(json.dumps(arguments, default=str))
+        self._output.add_json(get(call, "args"))
 
     def _read_usage(self, usage: object) -> None:
         tier = label(usage, "trafficType", "traffic_type") or label(usage, "serviceTier", "service_tier")

@@ -143,10 +143,47 @@ def test_a_whole_answer_says_what_was_seen_of_it() -> None:
             reader = StreamReader()
             reader.feed(case["response"])
             assert reader.is_complete, name
-    content = [{"type": "text", "text": "Hi."}, {"type": "tool_use", "name": "f"}]
+
+
+ROUND: dict[str, Any] = {}
+ROUND["again"] = ROUND
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Köln"}, {}, None, ROUND])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda arguments: {
+            "type": "message",
+            "content": [
+                {"type": "text", "text": "Hi."},
+                {"type": "tool_use", "name": "f", "input": arguments},
+            ],
+            "usage": {"input_tokens": 7, "output_tokens": 3},
+        },
+        lambda arguments: {
+            "output": {
+                "message": {"content": [{"text": "Hi."}, {"toolUse": {"name": "f", "input": arguments}}]}
+            },
+            "usage": {"inputTokens": 7, "outputTokens": 3},
+        },
+        lambda arguments: {
+            "candidates": [
+                {"content": {"parts": [{"text": "Hi."}, {"functionCall": {"name": "f", "args": arguments}}]}}
+            ],
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3},
+        },
+    ],
+    ids=["anthropic", "converse", "gemini"],
+)
+def test_the_arguments_of_a_tool_call_are_seen_of_a_whole_answer_too(
+    answer: Callable[[object], object], arguments: object
+) -> None:
     reader = StreamReader()
-    reader.feed({"type": "message", "content": content})
-    assert (reader.output_text, reader.output_chars) == ("Hi.f", 4)
+    reader.feed(answer(arguments))
+    seen = "" if arguments is None or arguments is ROUND else json.dumps(arguments, ensure_ascii=False)
+    assert reader.output_text == f"Hi.f{seen}"
+    assert [(usage.input_tokens, usage.output_tokens) for usage in reader.usages()] == [(7, 3)]
 
 
 def test_the_text_of_an_answer_is_bounded_and_its_length_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
