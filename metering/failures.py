@@ -22,6 +22,21 @@ STATUS_OF_TIMEOUTS = frozenset({408, 499, 504, 524})
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
 """httpx's and httpx2's names for failures before a request has left."""
 
+_STATUS_OF_NAMES = {
+    "BadRequestError": 400,
+    "AuthenticationError": 401,
+    "PaymentRequiredError": 402,
+    "PermissionDeniedError": 403,
+    "NotFoundError": 404,
+    "ConflictError": 409,
+    "ContentTooLargeError": 413,
+    "UnprocessableEntityError": 422,
+    "RateLimitError": 429,
+    "ServiceUnavailableError": 503,
+    "OverloadedError": 529,
+}
+"""Errors of the SDKs of OpenAI and Anthropic that stand for one status; `InternalServerError` has several."""
+
 _CAUSES_MAX = 8
 """Links of a chain of causes that are followed."""
 
@@ -55,3 +70,16 @@ def used_nothing(error: BaseException, provider: str) -> bool:
             return True
         at = at.__cause__ or at.__context__
     return False
+
+
+def is_told_to_have_used_nothing(error: str, provider: str) -> bool:
+    """As `used_nothing`, of an error that others tell of by its status or its type's name alone.
+
+    Args:
+        error: Such as `429`, `RateLimitError` or `openai.RateLimitError`, as `error.type` of a span is.
+    """
+    name = error.rpartition(".")[2]
+    if name in _NEVER_SENT:
+        return True
+    code = int(name) if len(name) == 3 and name.isascii() and name.isdigit() else _STATUS_OF_NAMES.get(name)
+    return code is not None and is_refusal(code, provider)

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metering.call import Call, events_of
+from metering.failures import is_told_to_have_used_nothing
 from metering.keys import is_unique
 from metering.otel_names import (
     MARK,
@@ -137,9 +138,9 @@ class SpanBridge:
         """What became of the spans that ended.
 
         `recorded`, or why not: `not_a_call`, `other_scope`, `recorded_elsewhere`, `repeats_one_inside`,
-        `may_repeat_another`, `missing_tenant`, `missing_model`, `failed_without_usage` (an error before the
-        model answered), `unreadable`. A call without a token count is `recorded` all the same: the job keeps
-        its event in quarantine.
+        `may_repeat_another`, `missing_tenant`, `missing_model`, `failed_without_usage` (the provider refused
+        it, see `failures.py`, or it never left), `unreadable`. A call without a token count is `recorded` all
+        the same, one that timed out too: the job keeps its event in quarantine.
         """
         return dict(self._counts)
 
@@ -215,7 +216,8 @@ class SpanBridge:
         if self._may_repeat(found, facts):
             return "may_repeat_another"
         told = (found.usage.input_tokens, found.usage.output_tokens)
-        if found.ending.status == "error" and told in ((None, None), (None, 0)):
+        is_refused = is_told_to_have_used_nothing(found.error, found.usage.provider)
+        if is_refused and told in ((None, None), (None, 0)):
             return "failed_without_usage"
         if not found.model:
             return "missing_model"
@@ -284,8 +286,12 @@ def _is_repeat(response_id: str, inside: set[str]) -> bool:
 
 def _facts(span: ReadableSpan) -> SpanFacts:
     scope = span.instrumentation_scope
+    said = span.attributes or {}
+    if not span.status.is_ok and not said.get("error.type"):
+        thrown = [event.attributes or {} for event in span.events if event.name == "exception"]
+        said = {**said, "error.type": _first(thrown[-1], ["exception.type"])} if thrown else said
     return SpanFacts(
-        attributes=span.attributes or {},
+        attributes=said,
         scope=scope.name if scope is not None else "",
         started_ns=span.start_time or 0,
         ended_ns=span.end_time or 0,

@@ -115,11 +115,12 @@ class SpanFacts:
 
 @dataclass(frozen=True, slots=True)
 class SpanUsage:
-    """One call of a model, as its span tells it."""
+    """One call of a model, as its span tells it. `error` is its type or status, or ""."""
 
     model: str
     usage: Usage
     ending: Ending
+    error: str = ""
 
 
 def operation_of(attributes: Attributes) -> str:
@@ -163,7 +164,7 @@ def usage_of(span: SpanFacts, net_input_scopes: frozenset[str] = NET_INPUT_SCOPE
         units={unit: count for unit, name in _MODALITIES.items() if (count := _count(said, (name,)))},
         attributes=attributes,
     )
-    return SpanUsage(_text(said, _REQUEST_MODEL) or usage.model, usage, _ending(span))
+    return SpanUsage(_text(said, _REQUEST_MODEL) or usage.model, usage, _ending(span), _error(span))
 
 
 def _is_net(
@@ -175,8 +176,12 @@ def _is_net(
     return is_known or cached > input_tokens or said_by_total
 
 
+def _error(span: SpanFacts) -> str:
+    return _text(span.attributes, ("error.type",))
+
+
 def _ending(span: SpanFacts) -> Ending:
-    error = _text(span.attributes, ("error.type",))
+    error = _error(span)
     is_cut = error.endswith(_GONE_AWAY)
     status: Status = "error" if (span.is_error or error) and not is_cut else "success"
     seconds = span.attributes.get(_FIRST_CHUNK_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metering.failures import status_code, used_nothing
+from metering.failures import is_told_to_have_used_nothing, status_code, used_nothing
 
 
 class Answered(Exception):
@@ -67,3 +67,30 @@ def test_nothing_was_used_only_where_that_is_known(
     error: Exception, provider: str, code: int | None, nothing: bool
 ) -> None:
     assert (status_code(error), used_nothing(error, provider)) == (code, nothing)
+
+
+@pytest.mark.parametrize(
+    ("error", "provider", "nothing"),
+    [
+        ("429", "openai", True),
+        ("500", "openai", True),
+        ("RateLimitError", "openai", True),
+        ("openai.RateLimitError", "openai", True),
+        ("anthropic.OverloadedError", "anthropic", True),
+        ("httpx.ConnectTimeout", "", True),
+        ("BadRequestError", "openai", True),
+        ("BadRequestError", "azure", False),
+        ("504", "openai", False),
+        ("httpx.ReadTimeout", "openai", False),
+        ("openai.APITimeoutError", "openai", False),
+        ("openai.InternalServerError", "openai", False),  # 504 is one too
+        ("ValueError", "openai", False),
+        ("200", "anthropic", False),
+        ("²²²", "openai", False),
+        ("", "openai", False),
+    ],
+)
+def test_an_error_known_by_name_alone_used_nothing_only_where_that_is_known(
+    error: str, provider: str, nothing: bool
+) -> None:
+    assert is_told_to_have_used_nothing(error, provider) is nothing

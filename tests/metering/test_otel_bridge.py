@@ -233,35 +233,6 @@ def test_who_is_billed(
     assert bridge.counts == {"recorded" if expected else "missing_tenant": 1}
 
 
-@pytest.mark.parametrize(
-    ("attributes", "count"),
-    [
-        (
-            {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"},
-            "recorded",
-        ),  # quarantine will show it
-        ({"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 1}, "missing_model"),
-        (
-            {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "error.type": "429"},
-            "failed_without_usage",
-        ),
-        (
-            {"gen_ai.operation.name": "embeddings", "gen_ai.request.model": "m", "error.type": "429"},
-            "failed_without_usage",
-        ),
-        ({**CHAT, "error.type": "500"}, "recorded"),
-        ({**CHAT, MARK: True}, "recorded_elsewhere"),
-        ({}, "not_a_call"),
-    ],
-)
-def test_every_span_that_ends_is_counted(attributes: dict[str, Any], count: str) -> None:
-    tracer, meter, bridge = traced()
-    with tracer.start_as_current_span("span", attributes=attributes):
-        pass
-    assert bridge.counts == {count: 1}
-    assert len(meter.fields) == (count == "recorded")
-
-
 def test_a_meter_that_raises_is_not_noticed(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Collecting):
         def record(self, event: Any) -> None:
