@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metering.call import Call, events_of
+from metering.contexts import label
 from metering.failures import is_told_to_have_used_nothing
 from metering.keys import is_unique
 from metering.otel_names import (
@@ -225,12 +226,12 @@ class SpanBridge:
         tenant_id = tenant_id or self._labels.missing_tenant or ""
         if not tenant_id:
             return "missing_tenant"
-        feature_id = _first(said, self._labels.feature_attributes) or opened.feature_id or "unknown"
+        feature_id = _first(said, self._labels.feature_attributes) or opened.feature_id
         call = Call(
-            tenant_id=tenant_id,
+            tenant_id=label(tenant_id, "tenant_id") or "",
             model=found.model,
             started_ms=facts.started_ns // 1_000_000,
-            feature_id=feature_id,
+            feature_id=label(feature_id, "feature_id") or "unknown",
         )
         self._record(call, found, f"{context.trace_id:032x}-{context.span_id:016x}")
         self._tell_parents(opened, response_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from metering.otel_names import MARK
 from metering.usage import Usage
 from tests.metering.test_otel_names import CHAT
 
+LONG = "t" * 129
+LONG_NAMED = "sha256-" + hashlib.sha256(LONG.encode()).hexdigest()
 ANONYMOUS = Labels(missing_tenant="anonymous")
 WITHOUT_ID = {name: value for name, value in CHAT.items() if name != "gen_ai.response.id"}
 
@@ -219,6 +222,7 @@ def test_two_instrumentations_side_by_side(
         ({"org": "acme"}, {}, Labels("anonymous", tenant_attributes=["org"]), ("acme", "unknown")),
         ({}, {"org": "acme"}, Labels("anonymous", tenant_baggage=["org"]), ("acme", "unknown")),
         ({}, {}, ANONYMOUS, ("anonymous", "unknown")),
+        ({"tenant.id": LONG}, {"feature_id": LONG}, ANONYMOUS, (LONG_NAMED, LONG_NAMED)),
         ({}, {}, Labels(missing_tenant=None), None),
     ],
 )
