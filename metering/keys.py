@@ -56,13 +56,18 @@ def response_key(response_id: str, attempt: int, leg: int) -> str:
     return "sha256-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def random_key(epoch_ms: int, random_bytes: bytes) -> str:
-    """A UUIDv7 for a call whose answer bears no id.
+def process_key(epoch_ms: int, number: bytes) -> str:
+    """A UUIDv7 for a call whose answer bears no id, or none that is unique.
 
     Args:
         epoch_ms: The clock; one that runs backwards costs the order of keys, not their uniqueness.
-        random_bytes: 10 bytes that no other call has, as `os.urandom` gives them.
+        number: 10 bytes that no other call has, as `observation.key_bytes` gives them: a start that is drawn
+            for each process, from which it counts on.
     """
-    value = (epoch_ms & (2**48 - 1)) << 80 | int.from_bytes(random_bytes[:10], "big")
+    value = (epoch_ms & (2**48 - 1)) << 80 | int.from_bytes(number[:10], "big")
     value = value & ~(0xF << 76) | 7 << 76
     return str(uuid.UUID(int=value & ~(0b11 << 62) | 0b10 << 62))
+
+
+random_key = process_key
+"""Its former name."""
