@@ -67,7 +67,3 @@ def process_key(epoch_ms: int, number: bytes) -> str:
     value = (epoch_ms & (2**48 - 1)) << 80 | int.from_bytes(number[:10], "big")
     value = value & ~(0xF << 76) | 7 << 76
     return str(uuid.UUID(int=value & ~(0b11 << 62) | 0b10 << 62))
-
-
-random_key = process_key
-"""Its former name."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from metering.call import Call, Ending, Fields, events_of
 from metering.count import Counter, shared
 from metering.fill import Texts, filled
-from metering.keys import random_key
+from metering.keys import process_key
 from metering.usage import Usage
 
 _KEY_BYTES = 10
@@ -47,7 +47,7 @@ class Observation:
         input_text: All that was asked in one text, or one for each message, which counts a chat exactly.
         input_chars, output_chars, message_count, uncountable: See `fill.Texts`.
         counter: None for the process's own (`count.shared`).
-        key_bytes: What the keys of legs without a response id are made of. Drawn once, so that an observation
+        key_bytes: What the keys of legs without a response id are made of. Taken once, so that an observation
             that is expanded again gives the same keys.
     """
 
@@ -69,7 +69,7 @@ class Observation:
         if not usages or any(use.input_tokens is None or use.output_tokens is None for use in usages):
             counter = self.counter or shared()
             usages = filled(usages, counter, self.call, self._texts(), is_cut=self.ending.is_cut)
-        key = random_key(self.call.started_ms, self.key_bytes)
+        key = process_key(self.call.started_ms, self.key_bytes)
         keys = itertools.chain([key], (f"{key}-{number}" for number in itertools.count(1)))
         return events_of(self.call, usages, self.ending, lambda: next(keys))
 
