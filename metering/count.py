@@ -6,7 +6,9 @@ Nothing is ever fetched, and no text makes it raise: special tokens in a text ar
 
 **Where it runs.** Not in a request: an `Observation` is expanded in the meter's sender thread. tiktoken
 releases the interpreter while it encodes (10 MB of text a second), but not while it loads a vocabulary: then
-other threads stand still for up to half a second, once. Call `load()` when the application starts.
+other threads stand still for up to half a second, once. Call `load()` when the application starts. A
+stream that the end of the process cuts may be the first to need a vocabulary, which is then loaded all the
+same.
 
 **Threads.** Any number of them may count. Two that find an encoding not loaded both load it, and one copy
 stays; there is no lock, so none that a fork could leave locked.
@@ -17,6 +19,7 @@ held.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  # tiktoken needs it, and it cannot be loaded at the very end
 import logging
 import os
 from collections.abc import Callable, Mapping

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -271,3 +273,16 @@ def test_the_process_has_one_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Counter()
     use(mine)
     assert shared() is mine
+
+
+AT_THE_END = """
+import atexit
+from metering.count import Counter
+atexit.register(lambda: print(Counter().count("tiktoken is great!", "gpt-4o").counted_by))
+"""
+
+
+@with_vocabularies
+def test_a_vocabulary_is_loaded_at_the_end_of_the_process_too() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, timeout=60, check=True)
+    assert done.stdout == b"o200k_base\n"
