@@ -141,7 +141,10 @@ def begin(ready: Ready, generation: int) -> Job:
 
 
 def share_among(job: Job, workers: int) -> Job:
-    """The job with a sink partition for each worker, so that rows are published by the worker that has them.
+    """The job with a sink partition for each worker, so that judged events are published where they are read.
+
+    Lines that decoding or rating refused go to the partition that keeps the progress of their input, whoever
+    has it. Workers that `bytewax.run` starts share the one partition of a new state.
 
     One that was shared among more keeps theirs. Each partition inserts by itself: more than there are workers
     would only make ClickHouse's inserts smaller.
