@@ -71,11 +71,6 @@ class SseReader:
             self._end_event(found)
         return found
 
-    @property
-    def pending_bytes(self) -> int:
-        """How many bytes are kept of an event that is not complete: `EVENT_BYTES_MAX` twice at the most."""
-        return len(self._line) + sum(map(len, self._data))
-
     def _extend(self, part: bytes) -> None:
         room = EVENT_BYTES_MAX + 1 - len(self._line)  # one byte more tells that it is too long
         self._line += part[:room]
