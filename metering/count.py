@@ -34,7 +34,7 @@ from metering.vocabulary import VocabularyMissing, load
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("meterline")
 
 PIECE_CHARS_MAX = 400_000
 """Longer texts are encoded in pieces: somewhere above 500,000 blanks in a row, tiktoken 0.14.0 gives up."""

@@ -52,7 +52,7 @@ from metering.otel_names import (
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("meterline")
 
 OPEN_SPANS_MAX = 10_000
 """More than a process has open; some 3 MB."""

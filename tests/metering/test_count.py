@@ -235,7 +235,8 @@ def test_loading_says_where_from(caplog: pytest.LogCaptureFixture) -> None:
     counter = Counter()
     counter.load()
     counter.load()
-    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
+    told = [(record.name, record.levelname) for record in caplog.records]
+    assert told == [("meterline", "INFO"), ("meterline", "INFO")]
     assert (
         caplog.records[0].getMessage().startswith("Tokens of o200k_base are counted with the vocabulary of ")
     )

@@ -210,6 +210,7 @@ def test_two_instrumentations_side_by_side(
     )
     expected = [told] if bridge.counts.get("may_repeat_another") else []
     assert [record.getMessage() for record in caplog.records] == expected
+    assert {record.name for record in caplog.records} <= {"meterline"}
 
 
 @pytest.mark.parametrize(
