@@ -32,8 +32,8 @@ KEY_CHARS_MAX = 256
 UNIQUE_CHARS_MIN = 16
 """So long is an id that is drawn, and a time in nanoseconds; one in milliseconds has 13 digits."""
 
-_KIND = re.compile(r"[a-z]+[-_]")
-"""What an id begins with that says what it is of, such as `chatcmpl-`."""
+_KIND = re.compile(r"(?:[a-z]+[-_])+")
+"""Words that an id begins with and that say what it is of, such as `chatcmpl-` or `msg_bdrk_`."""
 
 
 def is_unique(response_id: str) -> bool:

@@ -33,6 +33,7 @@ from metering.keys import is_unique, process_key, response_key
         ("msg_7", False),
         ("chatcmpl-1770000000", False),
         ("chatcmpl-1770000000123", False),
+        ("chat_completion-1770000000", False),
         ("chatcmpl-A1", False),
         ("0", False),
         ("", False),
