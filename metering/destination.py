@@ -3,7 +3,8 @@
     kafka://host:port[,host:port]/topic       as METERLINE_SOURCE of the job has it
     file:///abs/path/events.jsonl             for development
 
-Credentials are never part of the address, of a `repr` or of an error.
+Credentials are never part of the address, of a `repr` or of an error. An error never shows the address: who
+takes it for a place of passwords may have put one anywhere in it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 EVENTS_ENV = "METERLINE_EVENTS"
 SPOOL_DIR_ENV = "METERLINE_SPOOL_DIR"
@@ -127,25 +128,32 @@ def parse_destination(url: str, security: KafkaSecurity) -> KafkaDestination | F
     raise ValueError("events go to kafka://host:port/topic or file:///abs/path/events.jsonl")
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its sentence shows what stands where the host should
+        raise ValueError("the address of events cannot be read as one") from None
+
+
 def _kafka(url: str, security: KafkaSecurity) -> KafkaDestination:
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
+    if "@" in url:
         raise ValueError("the address of Kafka holds no user and no password: see METERLINE_KAFKA_SASL_…")
+    parts = _split(url)
     topic = parts.path.strip("/")
     brokers = parts.netloc.split(",")
     fits = _TOPIC.fullmatch(topic) and all(_BROKER.fullmatch(broker) for broker in brokers)
     if not fits or topic in (".", "..") or parts.query or parts.fragment:
-        raise ValueError(f"{url} is not kafka://host:port/topic")
+        raise ValueError("the address of Kafka is not of the form kafka://host:port/topic")
     return KafkaDestination(parts.netloc, topic, security)
 
 
 def _file(url: str) -> FileDestination:
-    parts = urlsplit(url.replace("?", "%3F").replace("#", "%23"))  # as the job reads it
+    parts = _split(url.replace("?", "%3F").replace("#", "%23"))  # as the job reads it
     path = Path(unquote(parts.path))
     if parts.netloc or not path.name or "\0" in str(path):
-        raise ValueError(f"{url} is not file:///abs/path/events.jsonl")
+        raise ValueError("the file of events is not of the form file:///abs/path/events.jsonl")
     if path.suffix == ".gz":
-        raise ValueError(f"{url} cannot be appended to: leave out .gz")
+        raise ValueError("a file of events ending with .gz cannot be appended to: leave out .gz")
     return FileDestination(path)
 
 

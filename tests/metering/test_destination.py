@@ -16,6 +16,8 @@ from metering.destination import (
 from metering.meter import Meter
 
 PLAIN = KafkaSecurity()
+NOT_KAFKA = "the address of Kafka is not of the form kafka://host:port/topic"
+NOT_A_FILE = "the file of events is not of the form file:///abs/path/events.jsonl"
 LOGIN = {"METERLINE_KAFKA_SASL_USERNAME": "app", "METERLINE_KAFKA_SASL_PASSWORD": "hunter2"}
 
 
@@ -29,14 +31,14 @@ LOGIN = {"METERLINE_KAFKA_SASL_USERNAME": "app", "METERLINE_KAFKA_SASL_PASSWORD"
         ("file:///data/a%20b?#.jsonl", FileDestination(Path("/data/a b?#.jsonl"))),
         ("localhost:9092/events", "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
         ("", "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
-        ("kafka://localhost:9092", "kafka://localhost:9092 is not kafka://host:port/topic"),
-        ("kafka:///events", "kafka:///events is not kafka://host:port/topic"),
-        ("kafka://a:1,/events", "kafka://a:1,/events is not kafka://host:port/topic"),
-        ("kafka://a:1/two/topics", "kafka://a:1/two/topics is not kafka://host:port/topic"),
-        ("kafka://a:1/what?x=1", "kafka://a:1/what?x=1 is not kafka://host:port/topic"),
-        ("file://data/events.jsonl", "file://data/events.jsonl is not file:///abs/path/events.jsonl"),
-        ("file:///", "file:/// is not file:///abs/path/events.jsonl"),
-        ("file:///e.jsonl.gz", "file:///e.jsonl.gz cannot be appended to: leave out .gz"),
+        ("kafka://localhost:9092", NOT_KAFKA),
+        ("kafka:///events", NOT_KAFKA),
+        ("kafka://a:1,/events", NOT_KAFKA),
+        ("kafka://a:1/two/topics", NOT_KAFKA),
+        ("kafka://a:1/what?x=1", NOT_KAFKA),
+        ("file://data/events.jsonl", NOT_A_FILE),
+        ("file:///", NOT_A_FILE),
+        ("file:///e.jsonl.gz", "a file of events ending with .gz cannot be appended to: leave out .gz"),
     ],
 )
 def test_addresses(url: str, expected: object) -> None:
@@ -97,6 +99,15 @@ def test_credentials_from_the_environment(environment: dict[str, str], expected:
         ({**LOGIN, "METERLINE_KAFKA_SASL_MECHANISM": "GSSAPI"}, "is one of PLAIN, SCRAM"),
         ({**LOGIN, "METERLINE_KAFKA_SASL_PASSWORD_FILE": "/p"}, "given twice"),
         ({"METERLINE_EVENTS": "kafka://app:hunter2@b:1/t"}, "holds no user and no password"),
+        ({"METERLINE_EVENTS": "kafka://app:p#hunter2@b:1/t"}, "holds no user and no password"),
+        ({"METERLINE_EVENTS": "kafka://app:p/hunter2@b:1/t"}, "holds no user and no password"),
+        ({"METERLINE_EVENTS": "kafka://app:[hunter2]@b:1/t"}, "holds no user and no password"),
+        ({"METERLINE_EVENTS": "kafka://app:hunter2%40b:1/t"}, NOT_KAFKA),
+        ({"METERLINE_EVENTS": "kafka://b:1/t?password=hunter2"}, NOT_KAFKA),
+        ({"METERLINE_EVENTS": "kafka://[hunter2]/t"}, "address of"),
+        ({"METERLINE_EVENTS": "kafka://hunter2\u2100/t"}, "cannot be read as one"),
+        ({"METERLINE_EVENTS": "KAFKA://app:hunter2@b:1/t"}, "events go to kafka://"),
+        ({"METERLINE_EVENTS": "file://app:hunter2@b/e.jsonl"}, NOT_A_FILE),
         ({"METERLINE_EVENTS": "file:///e.jsonl", **LOGIN}, "a file takes no credentials"),
         ({"METERLINE_EVENTS": ""}, "METERLINE_EVENTS does not say where events go"),
     ],
