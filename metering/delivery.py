@@ -2,11 +2,12 @@
 
 Two ways, one at a time:
 
-- direct: the spool is empty. Messages go to the transport and are held until they are acknowledged. Once one
-  has waited for `spool_after_seconds`, has failed, or too many wait, all that are held are written to the
-  spool, in order, and the way changes.
+- direct: nothing in the spool has still to be read. Messages go to the transport and are held until they are
+  acknowledged. Once one has waited for `spool_after_seconds`, has failed, or too many wait, all that are in
+  memory alone are written to the spool, in order, and the way changes.
 - spooled: new messages are appended to the spool. From its front messages are handed to the transport, as
-  many as may be held; when all have been acknowledged the spool is empty, and the way is direct again.
+  many as may be held; when all have been handed over the way is direct again, though events never pause.
+  Messages in memory alone are always behind those that are in the spool too.
 
 What is held when the way changes stays with the transport, and is not sent a second time if its
 acknowledgement still comes. A message that failed is handed over again after a pause that doubles from
@@ -172,7 +173,7 @@ class Delivery:
 
     @property
     def _is_direct(self) -> bool:
-        return self._spool is None or self._spool.is_empty
+        return self._spool is None or self._spool.is_read
 
     @property
     def _is_full(self) -> bool:

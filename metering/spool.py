@@ -95,6 +95,11 @@ class Spool:
         """Nothing waits in it: all that was appended or taken over has been acknowledged."""
         return not self._segments
 
+    @property
+    def is_read(self) -> bool:
+        """All that stands in it has been read since the start."""
+        return not self._ready and all(found.read_to >= found.size for found in self._segments.values())
+
     def append(self, messages: Sequence[Message]) -> list[Place]:
         """Write messages at the end, all or none of them.
 
@@ -146,7 +151,7 @@ class Spool:
         return self._ready.popleft() if self._ready else None
 
     def skip(self, places: Sequence[Place]) -> None:
-        """Count messages as read that were just appended, to an empty spool, and that the caller holds."""
+        """Count messages as read that were just appended, behind what was read, and that the caller holds."""
         for place in places:
             segment = self._segments.get(place.segment)
             if segment is not None:

@@ -16,10 +16,14 @@ SPOOL_AFTER = 1.0
 
 @dataclass
 class Destination:
-    """A transport. `away`: takes messages and says nothing of them; `arrived` is what it acknowledged."""
+    """A transport. `away`: takes messages and says nothing of them; `arrived` is what it acknowledged.
+
+    `late`: so many of the latest are still under way.
+    """
 
     away: bool = False
     refusal: type[Exception] | None = None
+    late: int = 0
     lines_max: int = 10**9
     arrived: list[bytes] = field(default_factory=list)
     handed: list[Handed] = field(default_factory=list)
@@ -41,7 +45,7 @@ class Destination:
     def poll(self, timeout_seconds: float) -> bool:
         assert timeout_seconds == 0
         failed, self.has_failed = self.has_failed, False
-        while self.handed and not self.away:
+        while len(self.handed) > self.late and not self.away:
             handed = self.handed.pop(0)
             handed.is_too_large = handed.message.events > self.lines_max
             handed.ending = "too large" if handed.is_too_large else ""
