@@ -38,7 +38,8 @@ DISK_RETRY_SECONDS = 1.0
 """How long a disk that took nothing is left alone."""
 
 ADOPT_SECONDS = 30.0
-"""How often spools of processes that are gone are looked for."""
+"""How often spools of processes that are gone are looked for. Where messages are under way at each look, they
+are written to the spool after so long again, for the others to come after them."""
 
 
 @dataclass(slots=True)
@@ -339,8 +340,13 @@ class Delivery:
             self._spool.sync()
 
     def _adopt(self, now: float) -> None:
-        # Never among messages that are in memory alone: their places in the spool would come after.
-        if self._spool is None or now - self._adopted_at < ADOPT_SECONDS or self.volatile_events:
+        # Never among messages that are in memory alone: their places in the spool would come after. New ones
+        # stand in no order with them yet, and go behind.
+        waited = now - self._adopted_at
+        if self._spool is None or waited < ADOPT_SECONDS:
+            return
+        is_in_between = any(held.is_volatile for held in self._held)
+        if is_in_between and (waited < 2 * ADOPT_SECONDS or not self._spool_all(now)):
             return
         self._adopted_at = now
         try:

@@ -245,6 +245,34 @@ def test_spools_of_the_dead_are_looked_for_at_the_start_and_then_now_and_then(tm
     assert (rig.destination.arrived, rig.counted) == (dead.recorded, (0, 0, 2, 0))
 
 
+@pytest.mark.parametrize(
+    ("late", "seconds", "expected"),
+    [
+        (0, ADOPT_SECONDS, 1),
+        (1, ADOPT_SECONDS, 0),
+        (1, 2 * ADOPT_SECONDS, 1),
+    ],
+)
+def test_spools_of_the_dead_are_taken_over_under_steady_traffic(
+    tmp_path: Path, late: int, seconds: float, expected: int
+) -> None:
+    rig = Rig(tmp_path / "spool")
+    rig.turn()
+    dead = Rig(tmp_path / "spool")
+    dead.record(2)
+    dead.delivery.give_up(dead.now)
+    dead.delivery.close(0)
+    rig.destination.late = late
+    begin = rig.now
+    while rig.now < begin + seconds + 3:
+        rig.record()
+        rig.turn(0.5)
+    assert rig.destination.arrived.count(dead.recorded[0]) - 1 == expected
+    rig.destination.late = 0
+    rig.until_idle()
+    assert set(rig.destination.arrived) == set(rig.recorded)
+
+
 def test_a_disk_that_fails_to_sync_makes_nothing_secure(rig: Rig) -> None:
     rig.destination.is_synced = False
     rig.record()
