@@ -3,7 +3,8 @@
 Delivery: lines are appended whole, under the file's lock, so that several processes may share it. A message
 ends well when the operating system has its lines; after `sync` they outlive a loss of power. A crash during
 an append may leave the beginning of a line, which the next append ends with a newline: the job then keeps it
-in quarantine. When the disk is full nothing of an append stays, and its messages end badly.
+in quarantine. When the disk is full nothing of an append stays, and its messages end badly. While another
+process holds the lock, messages wait for the next `poll`, and delivery sees to the spool.
 
 Bounds: as many messages wait for a `poll` as delivery holds.
 """
@@ -25,6 +26,7 @@ class FileTransport:
         self._path = path
         self._waiting: list[Handed] = []
         self._unsynced = False
+        self._trouble = ""
 
     def key_of(self, tenant_id: str) -> bytes:  # noqa: ARG002  # a file keeps the order of all
         """One for all: a file has one order."""
@@ -41,6 +43,9 @@ class FileTransport:
         waiting, self._waiting = self._waiting, []
         try:
             self._append(b"".join(handed.message.lines + b"\n" for handed in waiting))
+        except BlockingIOError:
+            self._waiting, self._trouble = waiting, f"{self._path} is locked by another process"
+            return False
         except OSError as exc:
             for handed in waiting:
                 handed.ending = f"{self._path}: {exc.strerror}"
@@ -48,6 +53,7 @@ class FileTransport:
         for handed in waiting:
             handed.ending = ""
         self._unsynced = True
+        self._trouble = ""
         return False
 
     def sync(self) -> bool:
@@ -65,8 +71,8 @@ class FileTransport:
         return True
 
     def trouble(self) -> str:
-        """Nothing that the messages do not say."""
-        return ""
+        """That the file is locked; the messages say the rest."""
+        return self._trouble
 
     def close(self, timeout_seconds: float) -> None:  # noqa: ARG002  # nothing is waited for
         """Nothing is open between two appends."""
@@ -79,7 +85,7 @@ class FileTransport:
     def _append(self, data: bytes) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 data = b"\n" + data

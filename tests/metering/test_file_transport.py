@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from metering.file_transport import FileTransport
 from metering.message import Message
+from metering.meter import Meter
 from metering.transport import Handed
 from tests.metering.disks import files_no_longer_than
+from tests.metering.recording import SECONDS, ends, event, keys_in, until
 from tests.simulation.disk import Disk
 
 
@@ -51,6 +54,35 @@ def test_a_full_disk_keeps_nothing_of_an_append(tmp_path: Path) -> None:
     send(transport, b"after")
     assert not transport.poll(0)
     assert file.read_bytes() == b"before\nafter\n"
+
+
+def test_a_file_that_another_process_has_locked_is_not_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    transport = FileTransport(file)
+    with file.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        handed = send(transport, b"a")
+        assert not transport.poll(0)
+        handed += send(transport, b"b")
+        assert not transport.poll(0)
+        assert [one.ending for one in handed] == [None, None]
+        assert transport.trouble() == f"{file} is locked by another process"
+        assert file.read_bytes() == b""
+    assert not transport.poll(0)
+    assert ([one.ending for one in handed], transport.trouble()) == (["", ""], "")
+    assert file.read_bytes() == b"a\nb\n"
+
+
+def test_the_spool_makes_up_for_a_file_that_stays_locked(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    with Meter(f"file://{file}", spool_dir=tmp_path / "spool", spool_after_seconds=0.05) as meter:
+        with file.open("wb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            meter.record(event(1))
+            assert meter.flush(SECONDS)
+            assert ends(meter.stats()) == (1, 0, 1, 0)
+        until(lambda: meter.stats().spool_bytes == 0)
+    assert keys_in(file) == ["k1"]
 
 
 def test_what_was_synced_outlives_a_loss_of_power(tmp_path: Path) -> None:
