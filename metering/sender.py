@@ -80,6 +80,8 @@ class Sender:
         self._refused: Counter[str] = Counter()
         self._refusing = threading.RLock()
         self._told: Counter[str] = Counter()
+        self._recorded = 0
+        self._marked = 0  # marks in the queue; never fewer than there are
         self._wakeup = threading.Lock()
         self._wakeup.acquire()
         self._starting = threading.Lock()
@@ -112,6 +114,8 @@ class Sender:
             self._last = mark
         if mark.is_last and self._delivery is None and not self.queue:
             self._is_over = True  # nothing was ever recorded: nothing is begun for it
+        with self._refusing:
+            self._marked += 1
         self.queue.append(mark)
         if self._is_over:
             self._answer_the_late()
@@ -122,18 +126,23 @@ class Sender:
 
     def stats(self) -> MeterStats:
         """The counts now. Each is exact; events on their way between two of them may be missing from both."""
-        counts, delivery, depth = self._counts, self._delivery, len(self.queue)
+        counts, delivery = self._counts, self._delivery
         dropped = Counter(counts.dropped)
         with self._refusing:
             refused = Counter(self._refused)
-        if self._is_over:
-            refused["closed"] += depth  # they slipped in while it closed
-            depth = 0
+            taken = counts.taken  # before the queue, so that nothing is counted twice
+            depth = max(len(self.queue) - self._marked, 0)
+            if self._is_over:
+                refused["closed"] += depth  # they slipped in while it closed
+                depth = 0
+            self._recorded = max(self._recorded, taken + depth + sum(refused.values()))
+            recorded = self._recorded
         return MeterStats(
-            recorded=counts.taken + depth + sum(refused.values()),
+            recorded=recorded,
             delivered=counts.delivered,
             spooled=counts.spooled,
             replayed=counts.replayed,
+            repeated=counts.repeated,
             waiting=depth + len(self._lines) + (0 if delivery is None else delivery.waiting_events),
             queue_depth=depth,
             spool_bytes=0 if delivery is None else delivery.spool_bytes,
@@ -228,7 +237,7 @@ class Sender:
                 until_breath = BREATH_EVENTS
             event = queue.popleft()
             if type(event) is Mark:
-                mark = event
+                mark = self._unmark(event)
                 break
             data = encode_common(event)
             if data is not None:
@@ -258,7 +267,8 @@ class Sender:
             self._counts.taken += 1
             self._drop("not_serialisable", f"reading an event raised {type(exc).__name__}", now)
             return []
-        self._counts.taken += len(events)
+        self._counts.repeated += not events
+        self._counts.taken += max(len(events), 1)
         return [line for event in events if (line := self._encode(event, now)) is not None]
 
     def _encode(self, event: object, now: float) -> Line | None:
@@ -324,16 +334,22 @@ class Sender:
 
     def _answer_the_late(self) -> None:
         """After the end: whoever still waits is told how it ended, and events that slipped in are counted."""
-        self.queue.extend(self._marks)
-        self._marks.clear()
+        late, self._marks = self._marks, []
         with suppress(IndexError):
             while True:
                 found = self.queue.popleft()
                 if type(found) is Mark:
-                    with suppress(Exception):
-                        found.answer(self._ended_well)
+                    late.append(self._unmark(found))
                 else:
                     self.refuse("closed")
+        for mark in late:
+            with suppress(Exception):
+                mark.answer(self._ended_well)
+
+    def _unmark(self, mark: Mark) -> Mark:
+        with self._refusing:
+            self._marked -= 1
+        return mark
 
     def _rest(self, *, moved: bool) -> None:
         if self._is_over:
