@@ -8,7 +8,8 @@ process, reads, packs and delivers (see `metering.sender` and `metering.delivery
 anything but `flush` and `close`, which are asked to, and nothing raises into the caller but the constructor.
 
 Bounds: `queue_events_max` events in the queue (and one for each thread that records at the very moment at
-which it becomes full); what does not fit is dropped, counted and logged.
+which it becomes full), of them `QUEUE_OBSERVED_MAX` observations that hold `QUEUE_OBSERVED_BYTES_MAX` bytes;
+what does not fit is dropped, counted and logged.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ QUEUE_EVENTS_MAX = 100_000
 QUEUE_OBSERVED_MAX = 10_000
 """At this length of the queue no more observations are taken: each may hold a prompt and an answer."""
 
+QUEUE_OBSERVED_BYTES_MAX = 128 * 1024 * 1024
+"""So much may the observations in the queue say that they hold (`Observed`): of a gateway, each has a request
+and the body of an answer, which are megabytes at the worst."""
+
 SPOOL_BYTES_MAX = 2**30
 """Some two million events of an application that cannot reach its broker."""
 
@@ -63,7 +68,10 @@ MARKS_MAX = 1_000
 
 
 class Observed(Protocol):
-    """One observed call; its events are asked for in the sender's thread, where counting harms nobody."""
+    """One observed call; its events are asked for in the sender's thread, where counting harms nobody.
+
+    Where it holds much, an attribute `size_bytes` says how much.
+    """
 
     def events(self) -> Iterable[Mapping[str, object]]:
         """The events that it comes to, with the same keys whenever it is asked; none for a repeat."""
@@ -144,7 +152,11 @@ class Meter:
             if len(queue) >= bound or not sender.is_open:
                 sender.refuse("queue_full" if sender.is_open else "closed")
                 return
-            queue.append(_copy(event) if is_plain else event)
+            if not is_small and (size := getattr(event, "size_bytes", 0)) > 0:
+                if not sender.place_weighed(event, size, QUEUE_OBSERVED_BYTES_MAX):
+                    return
+            else:
+                queue.append(_copy(event) if is_plain else event)
             if sender.is_idle:
                 sender.wake()
         except Exception:  # noqa: BLE001  # not in the caller's request

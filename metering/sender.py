@@ -62,6 +62,14 @@ class Mark:
     added: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    """An observation in the queue, and the bytes that it said it holds."""
+
+    observed: Any
+    size_bytes: int
+
+
 MakeDelivery = Callable[[Counts, Callable[[str, int], None]], Delivery]
 """Called in the sender's thread, with the counts that it keeps and whom to tell of damage."""
 
@@ -81,6 +89,7 @@ class Sender:
         self._refusing = threading.RLock()
         self._told: Counter[str] = Counter()
         self._recorded = 0
+        self._observed_bytes = 0
         self._marked = 0  # marks in the queue; never fewer than there are
         self._wakeup = threading.Lock()
         self._wakeup.acquire()
@@ -99,6 +108,16 @@ class Sender:
         """Count an event that did not get into the queue."""
         with self._refusing:
             self._refused[reason] += 1
+
+    def place_weighed(self, observed: object, size_bytes: int, bytes_max: int) -> bool:
+        """Put an observation into the queue, where those in it hold no more than `bytes_max` with it."""
+        with self._refusing:
+            if self._observed_bytes + size_bytes > bytes_max:
+                self._refused["queue_full"] += 1
+                return False
+            self._observed_bytes += size_bytes
+        self.queue.append(_Weighed(observed, size_bytes))
+        return True
 
     def wake(self) -> None:
         """End the sender's rest, or start it. Never waits for it."""
@@ -245,6 +264,10 @@ class Sender:
                 lines.append((key_of(event["tenant_id"]), data))
                 size += len(data)
                 continue
+            if type(event) is _Weighed:
+                with self._refusing:
+                    self._observed_bytes -= event.size_bytes
+                event = event.observed
             for line in self._encode_all(event, now):
                 lines.append((key_of(line.tenant_id), line.data))
                 size += len(line.data)

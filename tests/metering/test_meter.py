@@ -15,14 +15,9 @@ from typing import Any
 import pytest
 
 from metering import delivery, notices, sender
-from metering import meter as meter_module
-from metering.call import Call, Ending
-from metering.event import UsageEvent, parse_line
+from metering.event import UsageEvent
 from metering.meter import Meter
-from metering.observation import Observation
-from metering.usage import Usage
 from tests.metering.recording import SECONDS, ends, event, keys_in, run, until
-from tests.metering.samples import SMALLEST
 
 
 @pytest.fixture
@@ -78,66 +73,6 @@ class Strange(Mapping[str, Any]):
 
     def __len__(self) -> int:
         raise self.error
-
-
-class Told:
-    """What instrumentation records: its events are asked for later, in the sender's thread."""
-
-    def __init__(self, *events: Any) -> None:
-        self.found = events
-        self.asked_in: list[str] = []
-
-    def events(self) -> list[Any]:
-        self.asked_in.append(threading.current_thread().name)
-        if isinstance(self.found[0], BaseException):
-            raise self.found[0]
-        return list(self.found[1:])
-
-
-def test_an_observation_is_asked_for_its_events_in_the_senders_thread(meter: Meter, file: Path) -> None:
-    several = Told("ok", event(1), UsageEvent.model_validate(event(2)), event(3, input_tokens=-1))
-    for one in (several, Told("a repeat"), Told(KeyboardInterrupt()), Told("odd", None)):
-        meter.record(one)
-    meter.record(event(4))
-    assert meter.flush(SECONDS)
-    assert keys_in(file) == ["k1", "k2", "k3", "k4"]
-    stats = meter.stats()
-    assert (stats.recorded, stats.delivered, stats.dropped) == (7, 4, {"not_serialisable": 2})
-    assert stats.repeated == 1
-    assert several.asked_in == ["meterline"]
-
-
-def test_what_a_provider_did_not_say_is_counted_in_the_senders_thread(meter: Meter, file: Path) -> None:
-    call = Call("acme", "gpt-4o", SMALLEST["timestamp"])
-    meter.record(Observation(call, [Usage(response_id="r" * 16)], Ending(10), "How many?", "Two."))
-    assert meter.flush(SECONDS)
-    (line,) = file.read_bytes().splitlines()
-    read, _ = parse_line(line)
-    assert (read.idempotency_key, read.usage_source == "provider") == ("r" * 16 + "-1", False)
-    assert read.input_tokens > 0 < read.output_tokens
-
-
-def test_observations_leave_most_of_the_queue_to_events(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(meter_module, "QUEUE_OBSERVED_MAX", 5)
-    begin = threading.Event()
-
-    class Slow(Told):
-        def events(self) -> list[Any]:
-            begin.wait(SECONDS)
-            return super().events()
-
-    with Meter(f"file://{tmp_path}/events.jsonl") as meter:
-        meter.record(Slow("ok", event(0)))
-        until(lambda: meter.stats().queue_depth == 0)
-        for number in range(1, 11):
-            meter.record(Told("ok", event(number)))
-        meter.record(event(11))
-        begin.set()
-        assert meter.flush(SECONDS)
-        assert meter.stats().dropped == {"queue_full": 5}
-    assert keys_in(tmp_path / "events.jsonl") == [f"k{number}" for number in [0, 1, 2, 3, 4, 5, 11]]
 
 
 @pytest.mark.parametrize(
