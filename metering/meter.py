@@ -39,7 +39,8 @@ from metering.destination import (
     security_from,
 )
 from metering.event import UsageEvent
-from metering.sender import Mark, Sender
+from metering.queued import Mark
+from metering.sender import Sender
 
 QUEUE_EVENTS_MAX = 100_000
 """Half a second at the fastest that events are recorded, some 150 MB of dictionaries at the worst."""

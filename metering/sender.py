@@ -18,7 +18,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from metering.counts import Counts, MeterStats
@@ -27,6 +26,7 @@ from metering.encode import Line, Unsendable, encode, encode_common
 from metering.event import UsageEvent
 from metering.message import pack
 from metering.notices import Notices
+from metering.queued import Mark, Weighed
 
 SLICE_EVENTS = 1_000
 SLICE_BYTES = 4 * 1024 * 1024
@@ -47,27 +47,6 @@ HURRY_SECONDS = 0.001
 IDLE_SECONDS = 30.0
 FAILURE_SECONDS = 1.0
 """The rest after a failure of the sender itself, or of the attempt to start it."""
-
-
-@dataclass(slots=True)
-class Mark:
-    """A place in the queue: `answer` is told once, whether all before it was secure by `deadline`.
-
-    `is_last` ends the sender after it.
-    """
-
-    answer: Callable[[bool], None]
-    deadline: float
-    is_last: bool = False
-    added: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Weighed:
-    """An observation in the queue, and the bytes that it said it holds."""
-
-    observed: Any
-    size_bytes: int
 
 
 MakeDelivery = Callable[[Counts, Callable[[str, int], None]], Delivery]
@@ -116,7 +95,7 @@ class Sender:
                 self._refused["queue_full"] += 1
                 return False
             self._observed_bytes += size_bytes
-        self.queue.append(_Weighed(observed, size_bytes))
+        self.queue.append(Weighed(observed, size_bytes))
         return True
 
     def wake(self) -> None:
@@ -215,12 +194,18 @@ class Sender:
             return
         try:
             while (self._marks or self.queue) and not self._is_over and time.monotonic() < deadline:
-                self._step()
+                self._step_here()
                 time.sleep(HURRY_SECONDS)
             if time.monotonic() >= deadline and not self._is_over:
-                self._step()
+                self._step_here()
         finally:
             self._starting.release()
+
+    def _step_here(self) -> None:
+        try:
+            self._step()
+        except Exception as exc:  # noqa: BLE001  # not in the caller's thread; what ends that one may
+            self._fail(exc)
 
     def _fail(self, exc: BaseException) -> None:
         self._counts.failures += 1
@@ -264,7 +249,7 @@ class Sender:
                 lines.append((key_of(event["tenant_id"]), data))
                 size += len(data)
                 continue
-            if type(event) is _Weighed:
+            if type(event) is Weighed:
                 with self._refusing:
                     self._observed_bytes -= event.size_bytes
                 event = event.observed
@@ -393,6 +378,7 @@ class Sender:
                 self._wakeup.acquire(timeout=IDLE_SECONDS)
             self.is_idle = False
             self._pause = LINGER_SECONDS
-            if any(type(item) is Mark for item in list(self.queue)[:1]):
-                return
+            with suppress(IndexError):
+                if type(self.queue[0]) is Mark:
+                    return
         self._wakeup.acquire(timeout=self._pause)

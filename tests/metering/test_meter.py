@@ -262,6 +262,27 @@ def test_where_no_thread_can_be_started_a_flush_does_its_work(
     assert lonely.stats().last_error == "the sender failed: RuntimeError"
 
 
+def test_where_no_thread_can_be_started_no_failure_reaches_the_caller(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [MemoryError(), ValueError("bug")]
+    real = delivery.Delivery.turn
+
+    def turn(self: delivery.Delivery, now: float) -> bool:
+        if failures:
+            raise failures.pop()
+        return real(self, now)
+
+    monkeypatch.setattr(threading, "Thread", NoThread)
+    monkeypatch.setattr(delivery.Delivery, "turn", turn)
+    lonely = Meter(f"file://{file}")
+    lonely.record(event(1))
+    assert lonely.flush(SECONDS)
+    assert keys_in(file) == ["k1"]
+    assert lonely.stats().failures == 3
+    assert lonely.close(SECONDS)
+
+
 def test_a_sender_that_could_not_start_is_started_by_a_later_event(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
