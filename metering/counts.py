@@ -50,7 +50,11 @@ class MeterStats:
 
 @dataclass(slots=True)
 class Counts:
-    """As they grow. The sender's thread alone writes them."""
+    """As they grow. The sender's thread alone writes them.
+
+    `to_tell` is what the log has to hear of: the kind of trouble, a sentence, and how often, or of how many
+    events. The sender empties it after each turn of delivery.
+    """
 
     taken: int = 0
     delivered: int = 0
@@ -62,3 +66,4 @@ class Counts:
     dropped: Counter[str] = field(default_factory=Counter)
     failures: int = 0
     last_error: str = ""
+    to_tell: list[tuple[str, str, int]] = field(default_factory=list)

@@ -356,3 +356,4 @@ class Delivery:
 
     def _note_disk(self, exc: OSError) -> None:
         self._counts.last_error = f"the spool: {exc.strerror or exc}"
+        self._counts.to_tell.append(("events wait", self._counts.last_error, 1))

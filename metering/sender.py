@@ -224,6 +224,9 @@ class Sender:
         if spooled := self._counts.spooled - spooled:
             why = self._counts.last_error or "they were not acknowledged in time"
             self._notices.tell("events go to the spool", why, now, spooled)
+        for kind, sentence, count in self._counts.to_tell:
+            self._notices.tell(kind, sentence, now, count)
+        self._counts.to_tell.clear()
         self._answer(delivery, now)
         if self._last is not None and now >= self._last.deadline and not self._is_over:
             self._end(delivery, now)  # its mark may stand behind events that nobody takes

@@ -181,6 +181,7 @@ class Spool:
         """Take over segments of processes that are gone, as far as `bytes_max` allows; how many.
 
         Raises:
+            SpoolFull: a segment does not fit. Those before it were taken over.
             OSError: the disk does not let it; what was not moved stays where it is.
         """
         adopted = 0
@@ -189,7 +190,10 @@ class Spool:
                 for _, path in spool_directory.segments(directory):
                     size = path.stat().st_size
                     if self.size_bytes + size > self._bytes_max:
-                        return adopted
+                        raise SpoolFull(
+                            f"{path} is left by another process and does not fit: {self.size_bytes} bytes of "
+                            f"{self._bytes_max} are taken, and it has {size}"
+                        )
                     self._adopt(path, size)
                     adopted += 1
         return adopted

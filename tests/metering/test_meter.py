@@ -316,6 +316,23 @@ def test_a_file_that_cannot_be_written_is_made_up_for_by_the_spool(tmp_path: Pat
         assert (keys_in(file), ends(meter.stats())) == ([f"k{n}" for n in range(10)], (10, 0, 10, 10))
 
 
+def test_a_spool_of_the_dead_that_does_not_fit_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "later" / "events.jsonl"
+    dead = Meter(f"file://{file}", spool_dir=tmp_path)
+    dead.record(event(0))
+    assert dead.close(SECONDS)
+    with (
+        caplog.at_level(logging.WARNING, "meterline"),
+        Meter(f"file://{file}", spool_dir=tmp_path, spool_bytes_max=50) as heir,
+    ):
+        until(lambda: heir.stats().last_error != "")
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("is left by another process and does not fit: 0 bytes of 50" in one for one in told) == 1
+    assert len(list(tmp_path.rglob("*.seg"))) == 1
+
+
 def test_a_disk_that_takes_nothing_costs_events_only_once_memory_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
