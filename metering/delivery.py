@@ -231,10 +231,11 @@ class Delivery:
             ]
             self._unsent += 2
         else:
-            self._counts.dropped["refused"] += 1
+            is_lost = self._spool is not None and not self._spool.set_aside(held.message.lines)
+            reason = "refused_unkept" if is_lost else "refused"
+            self._counts.dropped[reason] += 1
+            self._counts.to_tell.append((f"event dropped, {reason}", held.handed.ending or "", 1))
             self.waiting_events -= not held.is_kept
-            if self._spool is not None:
-                self._spool.set_aside(held.message.lines)
             nothing = Handed(Message(held.message.key, b"", 0), ending="")
             parts = [_Held(nothing, held.since, held.number, held.is_kept, held.place)]
         position = self._held.index(held)

@@ -16,8 +16,9 @@ What a crash does (`kill -9` unless said otherwise):
 Damage in the middle of a segment costs the records that it touches. The segment is renamed to `.damaged` when
 that is found, and to `.corrupt`, beside the directories, when the rest of it has been replayed.
 
-Bounds: `bytes_max` on disk for this process, without what is kept aside as `.corrupt`; in memory, one segment
-while it is read, which is `SEGMENT_BYTES` and what the last append added to it. One thread uses it at a time.
+Bounds: `bytes_max` on disk for this process, and as much again of what is kept aside, for all processes of
+the destination together: what no longer fits there is deleted, counted and told. In memory, one segment while
+it is read, which is `SEGMENT_BYTES` and what the last append added to it. One thread uses it at a time.
 """
 
 from __future__ import annotations
@@ -198,12 +199,16 @@ class Spool:
                     adopted += 1
         return adopted
 
-    def set_aside(self, lines: bytes) -> None:
-        """Keep lines that will never be delivered in `refused.jsonl`, if the disk takes them."""
-        with suppress(OSError):
+    def set_aside(self, lines: bytes) -> bool:
+        """Keep lines that will never be delivered in `refused.jsonl`; whether they are there now."""
+        try:
             self._directory()
-            with (self._destination / "refused.jsonl").open("ab") as file:
-                file.write(lines + b"\n")
+            if spool_directory.bytes_aside(self._destination) + len(lines) > self._bytes_max:
+                return False
+            spool_directory.append_aside(self._destination, lines + b"\n")
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of the directory; what is left in it waits for another process, or the next start."""
@@ -313,7 +318,11 @@ class Spool:
         if segment.path.suffix == ".damaged":
             kept = f"{segment.path.parent.name}-{segment.path.stem}.corrupt"
             with suppress(FileNotFoundError):
-                segment.path.rename(segment.path.parent.parent / kept)
+                if spool_directory.bytes_aside(self._destination) + segment.size > self._bytes_max:
+                    segment.path.unlink()
+                    self._on_damage(f"{segment.path} is deleted: too much is kept aside already", 0)
+                else:
+                    segment.path.rename(self._destination / kept)
         else:
             segment.path.unlink(missing_ok=True)
         del self._segments[segment.number]

@@ -2,6 +2,7 @@
 
     SPOOL_DIR / DESTINATION / 4711-9f86d081 / 00000001.seg …       of one process, by its id and a random part
     SPOOL_DIR / DESTINATION / 4711-9f86d081-00000001.corrupt       what was damaged, kept for a person
+    SPOOL_DIR / DESTINATION / refused.jsonl                        lines that no broker takes, likewise
 
 The lock is a `flock` of the directory itself. It ends with the process, however that ends; a forked child
 closes its copy of the descriptor, which leaves the parent's lock alone. A directory that nobody holds is of
@@ -112,6 +113,33 @@ def of_the_dead(destination: Path) -> Iterator[list[Path]]:
                 directory.rmdir()
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked meanwhile has a copy, which would keep it
             os.close(descriptor)
+
+
+def bytes_aside(destination: Path) -> int:
+    """What is kept aside for a person, of all processes.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    with os.scandir(destination) as found:
+        return sum(entry.stat().st_size for entry in found if entry.is_file())
+
+
+def append_aside(destination: Path, lines: bytes) -> None:
+    """Write lines at the end of `refused.jsonl`, which outlive a loss of power then.
+
+    Raises:
+        OSError: the disk does not take them.
+    """
+    path = destination / "refused.jsonl"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        if os.write(descriptor, lines) < len(lines):
+            raise OSError(f"{path} takes no more")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _sync(destination)
 
 
 def waiting_elsewhere(destination: Path) -> list[Path]:

@@ -195,6 +195,16 @@ def test_an_event_too_large_for_the_broker_is_kept_aside_and_holds_up_nothing(
     assert rig.destination.arrived == [b"2"]
     assert (rig.counts.dropped, rig.delivery.waiting_events) == ({"refused": 2}, 0)
     assert (tmp_path / "spool" / "refused.jsonl").read_bytes() == b"0\n1\n"
+    assert [(kind, count) for kind, _, count in rig.counts.to_tell] == [("event dropped, refused", 1)] * 2
+
+
+def test_an_event_too_large_for_the_broker_that_cannot_be_kept_is_counted_as_such(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", bytes_max=4)
+    rig.destination.lines_max = 0
+    rig.record(1, lines=3)
+    rig.until_idle()
+    assert (rig.counts.dropped, rig.delivery.waiting_events) == ({"refused": 2, "refused_unkept": 1}, 0)
+    assert (tmp_path / "spool" / "refused.jsonl").read_bytes() == b"0\n1\n"
 
 
 def test_a_full_spool_holds_events_in_memory_until_there_is_room(tmp_path: Path) -> None:

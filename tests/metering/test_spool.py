@@ -297,6 +297,39 @@ def test_a_full_spool_takes_no_more_until_there_is_room(directory: Path) -> None
     assert replay(spool) == [message(2, size=600)]
 
 
+def test_what_is_kept_aside_is_bounded_for_all_processes(directory: Path) -> None:
+    told: list[str] = []
+    spools = [Spool(directory, 100, lambda sentence, _: told.append(sentence)) for _ in range(2)]
+    assert [spool.set_aside(b"x" * 39) for spool in [*spools, *spools]] == [True, True, False, False]
+    kept = directory / "refused.jsonl"
+    assert kept.read_bytes() == 2 * (b"x" * 39 + b"\n")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    spools[0].append([message(1)])
+    (segment,) = directory.rglob("*.seg")
+    segment.write_bytes(segment.read_bytes().replace(b"1 x", b"1 y"))
+    assert replay(spools[0]) == []
+    assert (files(directory), spools[0].is_empty) == (["refused.jsonl"], True)
+    assert told[-1].endswith("00000001.damaged is deleted: too much is kept aside already")
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+def test_what_is_refused_outlives_a_loss_of_power(directory: Path, is_away: bool) -> None:
+    directory.mkdir(parents=True)
+    if is_away:
+        (directory / "refused.jsonl").mkdir()  # a disk that does not take it
+        assert not opened(directory).set_aside(b"x")
+        return
+    disk = Disk(directory)
+    real = os.fsync
+    disk.watch()
+    try:
+        assert opened(directory).set_aside(b"x")
+        disk.lose_power()
+    finally:
+        os.fsync = real
+    assert (directory / "refused.jsonl").read_bytes() == b"x\n"
+
+
 def test_after_a_failed_fsync_nothing_counts_as_safe_until_it_is_replayed(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
