@@ -49,6 +49,13 @@ FAILURE_SECONDS = 1.0
 """The rest after a failure of the sender itself, or of the attempt to start it."""
 
 
+REFUSALS = {
+    "queue_full": "the queue was full",
+    "closed": "it was recorded after `close`",
+    "not_serialisable": "looking at it raised",
+}
+"""Why an event does not get into the queue."""
+
 MakeDelivery = Callable[[Counts, Callable[[str, int], None]], Delivery]
 """Called in the sender's thread, with the counts that it keeps and whom to tell of damage."""
 
@@ -311,7 +318,10 @@ class Sender:
             new = self._refused - self._told
             self._told = Counter(self._refused)
         for reason, count in new.items():
-            self._notices.tell(f"event dropped, {reason}", self._counts.last_error or "too fast", now, count)
+            sentence = REFUSALS[reason]
+            if self._counts.last_error:
+                sentence += f"; the latest trouble was: {self._counts.last_error}"
+            self._notices.tell(f"event dropped, {reason}", sentence, now, count)
 
     def _answer(self, delivery: Delivery, now: float) -> None:
         for mark in list(self._marks):
