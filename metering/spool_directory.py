@@ -143,8 +143,21 @@ def append_aside(destination: Path, lines: bytes) -> None:
 
 
 def waiting_elsewhere(destination: Path) -> list[Path]:
-    """Directories of other destinations in which events wait that nobody may be left to send."""
+    """Directories of other destinations in which events of processes that are gone wait."""
     with suppress(OSError):
         others = [path for path in destination.parent.iterdir() if path.is_dir() and path != destination]
-        return sorted(path for path in others if any(path.glob("*/*.seg")))
+        return sorted(path for path in others if any(map(_is_left, _with_segments(path))))
     return []
+
+
+def _with_segments(destination: Path) -> set[Path]:
+    return {found.parent for suffix in SEGMENT_SUFFIXES for found in destination.glob(f"*/*{suffix}")}
+
+
+def _is_left(directory: Path) -> bool:
+    descriptor = lock(directory)
+    if descriptor is None:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # as above
+    os.close(descriptor)
+    return True

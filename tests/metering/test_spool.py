@@ -191,9 +191,13 @@ def test_what_waits_for_another_destination_is_named_and_left(tmp_path: Path) ->
     mine, other = (destination_directory(tmp_path, name) for name in ("topic@a:1", "topic@a_1"))
     spool = opened(other)
     spool.append(messages(1))
-    assert (waiting_elsewhere(mine), waiting_elsewhere(other)) == ([other], [])
+    assert waiting_elsewhere(mine) == []  # its process lives
     crash(spool)
-    assert opened(mine).adopt() == 0
+    assert (waiting_elsewhere(mine), waiting_elsewhere(other)) == ([other], [])
+    (segment,) = other.rglob("*.seg")
+    segment.rename(segment.with_suffix(".damaged"))
+    assert waiting_elsewhere(mine) == [other]
+    assert (opened(mine).adopt(), opened(other).adopt()) == (0, 1)
 
 
 # Damage
