@@ -246,9 +246,10 @@ class Sender:
         size, until_breath = 0, BREATH_EVENTS
         while len(lines) < SLICE_EVENTS and size < SLICE_BYTES and queue:
             until_breath -= 1
-            if not until_breath and len(queue) < BACKLOG_EVENTS:
-                time.sleep(BREATH_SECONDS)
+            if not until_breath:
                 until_breath = BREATH_EVENTS
+                if len(queue) < BACKLOG_EVENTS:
+                    time.sleep(BREATH_SECONDS)
             event = queue.popleft()
             if type(event) is Mark:
                 mark = self._unmark(event)

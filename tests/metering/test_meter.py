@@ -304,6 +304,18 @@ def test_a_sender_that_could_not_start_is_started_by_a_later_event(
     assert keys_in(file)[:3] == ["k0", "k1", "k2"]
 
 
+def test_where_no_thread_can_be_started_not_every_event_tries(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "FAILURE_SECONDS", 3_600)
+    monkeypatch.setattr(threading, "Thread", NoThread)
+    lonely = Meter(f"file://{file}")
+    for number in range(10):
+        lonely.record(event(number))
+    assert lonely.stats().failures == 1
+    assert lonely.close(SECONDS)
+
+
 def test_a_file_that_cannot_be_written_is_made_up_for_by_the_spool(tmp_path: Path) -> None:
     file = tmp_path / "later" / "events.jsonl"
     with Meter(f"file://{file}", spool_dir=tmp_path / "spool") as meter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 
 from metering import meter as meter_module
+from metering import sender
 from metering.call import Call, Ending
 from metering.event import UsageEvent, parse_line
 from metering.meter import Meter
 from metering.observation import Observation
 from metering.usage import Usage
-from tests.metering.recording import SECONDS, event, keys_in
+from tests.metering.recording import SECONDS, event, keys_in, until
 from tests.metering.samples import SMALLEST
 
 
@@ -127,3 +129,48 @@ def test_observations_hold_no_more_bytes_than_the_bound(
     assert [key for key in keys_in(tmp_path / "events.jsonl") if key != "k100"] == [
         f"k{10 * part + number}" for part in range(2) for number in expected
     ]
+
+
+def test_no_more_marks_stand_in_a_queue_than_the_bound(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter_module, "MARKS_MAX", 3)
+    monkeypatch.setattr(meter, "_queue_events_max", 5)
+    slow = Slow("ok", event(0))
+    meter.record(slow)
+    assert slow.is_asked.wait(SECONDS)
+    for number in range(1, 10):
+        meter.record(event(number))
+        assert not meter.flush(0)
+    in_queue = len(meter._sender.queue)  # noqa: SLF001  # what the bound is on
+    slow.begin.set()
+    assert in_queue == 5 + 3
+    until(lambda: meter.flush(SECONDS))
+
+
+@pytest.mark.parametrize(
+    ("queued", "backlog", "expected"),
+    [
+        (20, 5_000, 0),
+        (110, 5_000, 4),
+        (110, 60, 2),
+    ],
+)
+def test_the_sender_lets_go_of_the_interpreter_while_the_queue_is_short(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, queued: int, backlog: int, expected: int
+) -> None:
+    slept: list[float] = []
+    real = time.sleep
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        real(seconds)
+
+    monkeypatch.setattr(sender, "BACKLOG_EVENTS", backlog)
+    monkeypatch.setattr(time, "sleep", sleep)
+    slow = Slow("ok", event(0))
+    meter.record(slow)
+    assert slow.is_asked.wait(SECONDS)
+    for number in range(queued):
+        meter.record(event(number))
+    slow.begin.set()
+    assert meter.flush(SECONDS)
+    assert slept.count(sender.BREATH_SECONDS) == expected

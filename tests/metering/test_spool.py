@@ -371,6 +371,18 @@ def test_what_was_synced_outlives_a_loss_of_power(directory: Path) -> None:
     assert replay(successor) == messages(2)
 
 
+def test_a_process_whose_directory_is_new_makes_its_name_outlive_a_loss_of_power(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    spool = opened(directory)
+    spool.append(messages(1))
+    assert spool.sync()
+    (own,) = directory.iterdir()
+    assert {path.stat().st_ino for path in (directory.parent, directory, own, *own.iterdir())} <= synced
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     steps=st.lists(
