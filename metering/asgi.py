@@ -205,7 +205,9 @@ class _Exchange:
         call, body = self._call, self._body
         if call.is_over:
             return
-        if body is not None and self._status >= _BAD_REQUEST:
+        if isinstance(error, GeneratorExit):
+            call.collected()
+        elif body is not None and self._status >= _BAD_REQUEST:
             self._refused()
         elif error is not None and not self._has_gone:
             call.failed(error)

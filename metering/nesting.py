@@ -6,11 +6,12 @@ The innermost records it, since it knows it best; each that stands around it lea
 
 - the same response id, or
 - where an answer bears another id, or none, the same token counts: a gateway may give out ids of its own. If
-it
-  was cut, and neither knows the counts, the same model.
+  it was cut, and neither knows the counts, the same model.
 - While a call inside is still open (a stream not read to its end yet), it will report itself: the same id, or
-the
-  same model.
+  the same model.
+
+An answer that is read later, in a meter's thread, is compared there too: where one inside is unread, those
+around it wait for their meter.
 
 What is held of a boundary ends with it. It remembers its last `SEEN_MAX` calls.
 """
@@ -38,6 +39,17 @@ class Open(Protocol):
         """What it has told; if nothing, one usage with the model that was asked for."""
 
 
+class Unread(Protocol):
+    """An answer that a record inside reads later."""
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether asking for its usages means to read it."""
+
+    def usages(self) -> Sequence[Usage]:
+        """What it says."""
+
+
 class Boundary:
     """What has been metered inside one request or one function. Safe to share among tasks and threads."""
 
@@ -47,11 +59,11 @@ class Boundary:
         self.parent = parent
         # Weakly: a call that is forgotten ends when it is collected.
         self._open: dict[int, weakref.ref[Open]] = {}
-        self._seen: deque[tuple[Usage, ...]] = deque(maxlen=SEEN_MAX)
+        self._seen: deque[Sequence[Usage] | Unread] = deque(maxlen=SEEN_MAX)
 
     def covers(self, usages: Sequence[Usage]) -> bool:
         """Whether somebody inside has recorded this answer, or is about to."""
-        seen = [usage for call in list(self._seen) for usage in call]
+        seen = [usage for told in list(self._seen) for usage in _usages(told)]
         still = [usage for call in list(self._open.values()) for usage in _so_far(call())]
         if not usages:
             return bool(self._seen or still)
@@ -72,12 +84,21 @@ class Boundary:
         for boundary in self._line():
             boundary._open[id(call)] = weakref.ref(call)  # noqa: SLF001  # of its own kind
 
-    def ended(self, call: Open, usages: Sequence[Usage] | None) -> None:
+    @property
+    def is_unread(self) -> bool:
+        """Whether `covers` would have to read an answer first."""
+        return any(not isinstance(told, Sequence) and told.is_unread for told in list(self._seen))
+
+    def ended(self, call: Open, usages: Sequence[Usage] | Unread | None) -> None:
         """The call is over: it was recorded with these usages, or, with None, left to others."""
         for boundary in self._line():
             boundary._open.pop(id(call), None)  # noqa: SLF001  # of its own kind
             if usages is not None:
-                boundary._seen.append(tuple(usages))  # noqa: SLF001  # of its own kind
+                boundary._seen.append(usages)  # noqa: SLF001  # of its own kind
+
+
+def _usages(told: Sequence[Usage] | Unread) -> Sequence[Usage]:
+    return told if isinstance(told, Sequence) else told.usages()
 
 
 def _so_far(call: Open | None) -> Sequence[Usage]:

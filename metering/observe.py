@@ -19,6 +19,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ from metering.failures import status_code, used_nothing
 from metering.mishaps import note
 from metering.otel import annotate
 from metering.responses import StreamReader
-from metering.seen import Asked, Seen, Told
+from metering.seen import Asked, Later, Seen, Told
 from metering.usage import Status, Usage
 
 _NOTHING_TOLD: Mapping[str, str] = MappingProxyType({})
@@ -176,15 +177,30 @@ class OngoingCall:
         """The stream is over: read to its end, or its reader has gone. Its own reader knows which."""
         if self._once.locked():
             return
+        usages, text, is_complete = self._so_far() if self.reader.is_complete else ((), "", False)
+        if is_complete:
+            self.end(usages, text, "success")
+        else:
+            self.collected()
+
+    def collected(self) -> None:
+        """As `stopped`, in the middle, perhaps by the garbage collector, which comes amid whatever runs.
+
+        That may hold the lock of the call's span, or of a logging handler. So nothing is read, told to the
+        span or logged here.
+        """
         if not self.has_left:
             self.forget()
             return
-        usages, text, is_complete = self._so_far()
-        self.end(usages, text, "success", is_cut=not is_complete)
+        self._span = None
+        self.end(partial(_told, self.reader), "", "success")
 
     def failed(self, error: BaseException) -> None:
         """It raised. A caller who goes away is no failure of the call: the provider bills it."""
         if self._once.locked():
+            return
+        if isinstance(error, GeneratorExit):
+            self.collected()
             return
         if not isinstance(error, Exception) or isinstance(error, asyncio.CancelledError):
             self.stopped()
@@ -247,8 +263,10 @@ class OngoingCall:
     def _record(
         self, usages: Sequence[Usage] | Told, output_text: str, ending: Ending, told: Mapping[str, str]
     ) -> None:
-        boundary = self._boundary
-        if not callable(usages) and self.inside is not None and self.inside.covers(usages):
+        boundary, inside = self._boundary, self.inside
+        if inside is not None and not callable(usages) and inside.is_unread:
+            usages = partial(_as_it_is, tuple(usages), output_text, is_complete=not ending.is_cut)
+        if inside is not None and not callable(usages) and inside.covers(usages):
             note("already_metered", "an answer was metered by a client inside; it is recorded once")
             if boundary is not None:
                 boundary.ended(self, None)
@@ -259,7 +277,8 @@ class OngoingCall:
         if told:
             call = replace(call, attributes={**call.attributes, **told})
         if callable(usages):
-            seen = Seen(call, (), ending, self.asked, output_text, later=usages, inside=self.inside)
+            later = Later(usages)
+            seen = Seen(call, (), ending, self.asked, "", later=later, inside=inside)
         else:
             legs = tuple(usages) or (Usage(),)
             is_told = all(
@@ -269,7 +288,7 @@ class OngoingCall:
             seen = Seen(call, legs, ending, None if is_told else self.asked, "" if is_told else output_text)
         observe(self.meter, seen, self._span, self.operation)
         if boundary is not None:
-            boundary.ended(self, seen.usages)
+            boundary.ended(self, seen.later or seen.usages)
 
     def forget(self) -> None:
         """It turned out to be no call to be recorded."""
@@ -278,7 +297,15 @@ class OngoingCall:
 
     def __del__(self) -> None:
         if not self._once.locked():
-            self.stopped()
+            self.collected()
+
+
+def _as_it_is(usages: Sequence[Usage], text: str, *, is_complete: bool) -> tuple[Sequence[Usage], str, bool]:
+    return usages, text, is_complete
+
+
+def _told(reader: Reader) -> tuple[list[Usage], str, bool]:
+    return reader.usages(), reader.output_text, reader.is_complete
 
 
 def _ms(seconds: float) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 from metering.call import Call, Ending, Fields
@@ -16,8 +17,49 @@ from metering.usage import Usage
 Asked = Callable[[], Mapping[str, Any]]
 """Gives what was asked, as the provider's API has it: model, messages and so on. May raise."""
 
-Told = Callable[[], tuple[list[Usage], str, bool]]
-"""Reads a body that is over: what it used, what could be seen of its text, and whether it came to its end."""
+Told = Callable[[], tuple[Sequence[Usage], str, bool]]
+"""Reads an answer that is over: what it used, what could be seen of it, and whether it came to its end."""
+
+
+def _is_told(usages: Sequence[Usage]) -> bool:
+    """Whether there is nothing to count."""
+    counts = [count for usage in usages for count in (usage.input_tokens, usage.output_tokens)]
+    return bool(counts) and None not in counts
+
+
+class Later:
+    """An answer that is read when somebody asks for it first, and held no longer.
+
+    Its record asks, and one around it, whether it is a repeat: each in its meter's thread.
+    """
+
+    __slots__ = ("_found", "_once", "_told")
+
+    def __init__(self, told: Told) -> None:
+        self._once = Lock()
+        self._told: Told | None = told
+        self._found: tuple[Sequence[Usage], str, bool] = ((), "", False)
+
+    def __call__(self) -> tuple[Sequence[Usage], str, bool]:
+        """What it says. Never raises."""
+        with self._once:
+            told, self._told = self._told, None
+            if told is not None:
+                try:
+                    usages, text, is_complete = told()
+                    self._found = usages, "" if _is_told(usages) else text, is_complete
+                except Exception as error:  # noqa: BLE001  # whatever a provider has answered
+                    note("response_unread", "an answer could not be read", error)
+            return self._found
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether asking means to read."""
+        return self._told is not None
+
+    def usages(self) -> Sequence[Usage]:
+        """What was used; of an answer that says nothing one usage, without counts."""
+        return self()[0] or (Usage(),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +79,8 @@ class Seen:
     usages: tuple[Usage, ...]
     ending: Ending
     asked: Asked | None
-    output_text: str
-    later: Told | None = None
+    output_text: str = field(repr=False)
+    later: Later | None = None
     inside: Boundary | None = None
     key_bytes: bytes = field(default_factory=key_bytes, repr=False)
 
@@ -51,7 +93,7 @@ class Seen:
             if self.inside is not None and self.inside.covers(read):
                 note("already_metered", "an answer was metered by a client inside; it is recorded once")
                 return []
-            usages = tuple(read) or (Usage(),)
+            usages = tuple(self.later.usages())
         call, asked = self.call, RequestInput()
         if self.asked is not None:
             try:

@@ -103,7 +103,7 @@ class _Stand:
         return repr(self._watched_source)
 
     def __del__(self) -> None:
-        self._watched_call.stopped()
+        self._watched_call.collected()
 
     def _take_ahead(self) -> Any:
         """The chunk that was fetched ahead, or what fetching it raised."""
