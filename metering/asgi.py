@@ -25,7 +25,17 @@ from typing import Any
 
 from metering.bodies import Body
 from metering.call import Call
-from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, context, current, label, labels
+from metering.contexts import (
+    ANONYMOUS,
+    Labels,
+    MissingTenant,
+    OnMissingTenant,
+    Policy,
+    context,
+    current,
+    label,
+    labels,
+)
 from metering.failures import is_refusal
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside
@@ -103,8 +113,9 @@ class MeteringMiddleware:
             note("missing_tenant", "a request without a tenant was rejected")
             await _reject(send)
             return
-        if said.tenant_id is None and self._policy.on_missing_tenant == "anonymous":
-            said = said.over(labels("anonymous"))
+        if said.over(current()).tenant_id is None and self._policy.on_missing_tenant == "anonymous":
+            note("missing_tenant", f"a request without a tenant is one of the tenant {ANONYMOUS!r}")
+            said = said.over(labels(ANONYMOUS))
         with context.of(said):
             exchange = self._begin() if self._asks(scope) else None
             if exchange is None:

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from metering import mishaps
 from metering.asgi import MeteringMiddleware
 from metering.contexts import context, current
 from metering.resolvers import first_of, header, path
@@ -163,10 +164,19 @@ def test_the_resolvers_say_whose_request_it_is(
     assert whose() == "None None None"
 
 
-def test_what_an_outer_context_says_stands_where_the_request_says_nothing() -> None:
+@pytest.mark.parametrize("on_missing_tenant", ["reject", "anonymous", "skip"])
+def test_what_an_outer_context_says_stands_where_the_request_says_nothing(on_missing_tenant: str) -> None:
+    before = mishaps.counts()["missing_tenant"]
     with context(tenant_id="outer"):
-        exchange = serve(around(tells_whose, on_missing_tenant="reject"), Exchange())
+        exchange = serve(around(tells_whose, on_missing_tenant=on_missing_tenant), Exchange())
     assert exchange.content == b"outer None None"
+    assert mishaps.counts()["missing_tenant"] == before
+
+
+def test_a_request_without_a_tenant_is_counted() -> None:
+    before = mishaps.counts()["missing_tenant"]
+    serve(around(tells_whose, on_missing_tenant="anonymous"), Exchange())
+    assert mishaps.counts()["missing_tenant"] == before + 1
 
 
 def test_a_request_that_is_rejected_does_not_reach_the_application() -> None:
