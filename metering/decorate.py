@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 from typing_extensions import Self
 
 from metering.call import Call
-from metering.contexts import Labels, OnMissingTenant, Policy, labels
+from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, labels
 from metering.generators import stepped, stepped_async
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside, current
@@ -56,8 +56,19 @@ class _Said:
         (`model`, `messages`, `input`, …).
 
         Raises:
-            MissingTenant: where that was chosen.
+            MissingTenant: where that was chosen, and nothing else.
         """
+        try:
+            return self._begun(function, args, kwargs)
+        except MissingTenant:
+            raise
+        except Exception as error:  # noqa: BLE001  # a caller must not notice
+            note("request_unread", "a call could not be begun, so it is not metered", error)
+            return None
+
+    def _begun(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> OngoingCall | None:
         call = self.policy.call(Labels(), model="", provider=self.provider, started_ms=_now_ms())
         if call is None:
             return None

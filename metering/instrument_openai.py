@@ -31,6 +31,8 @@ def hides_usage(
         return False
     if not path.endswith(("/chat/completions", "/completions")):
         return False
+    if not isinstance(getattr(options, "json_data", None), Mapping):
+        return False  # a body of bytes, made by the application
     stream_options = asked.get("stream_options")
     if isinstance(stream_options, Mapping) and "include_usage" in stream_options:
         return False

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from metering.background import answered_later, fetched
-from metering.contexts import Labels, OnMissingTenant, Policy, labels
+from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, labels
 from metering.instrument_openai import StreamUsage, hides_usage, is_usage_chunk, with_usage
 from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
@@ -228,8 +228,18 @@ def _plan(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Pl
     """How to meter this call; None where it is none, or is not to be metered.
 
     Raises:
-        MissingTenant: where that was chosen.
+        MissingTenant: where that was chosen, and nothing else.
     """
+    try:
+        return _planned(said, options, kwargs)
+    except MissingTenant:
+        raise
+    except Exception as error:  # noqa: BLE001  # a caller must not notice
+        note("request_unread", "a request could not be read, so its call is not metered", error)
+        return None
+
+
+def _planned(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Planned | None:
     path = urlsplit(str(getattr(options, "url", ""))).path
     if str(getattr(options, "method", "")).lower() != "post":
         return None
@@ -250,9 +260,9 @@ def _plan(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Pl
     hides: Literal["nothing", "usage"] = "nothing"
     if kwargs.get("stream") and hides_usage(said.stream_usage, said.provider, path, options, asked):
         options, hides = with_usage(options, asked), "usage"
+    operation, attempts = _operation(path), [0]
     ongoing = OngoingCall(said.meter, call, lambda: asked)
-    attempts = [0]
-    ongoing.operation = _operation(path)
+    ongoing.operation = operation
     ongoing.retries = lambda: max(0, attempts[0] - 1)
     return _Planned(ongoing, options, attempts, hides)
 

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from metering import mishaps, nesting
+from metering import decorate, mishaps, nesting
 from metering.contexts import MissingTenant, context
 from metering.decorate import cache_hit, meter_call, metered
 from metering.instrumentation import instrument
@@ -169,6 +169,18 @@ def test_a_function_for_usage_that_raises_leaves_the_call_unknown(meter: Collect
     assert ask() == {}
     assert mishaps.counts()["resolver_failed"] == before + 1
     assert meter.fields()[0]["input_tokens"] is None
+
+
+def test_a_call_that_cannot_be_begun_runs_and_is_counted(
+    meter: CollectingMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> int:
+        raise RuntimeError("made to fail")
+
+    monkeypatch.setattr(decorate, "_now_ms", fails)
+    before = mishaps.counts()["request_unread"]
+    assert metered(meter, tenant_id="acme")(lambda: ANSWER)() is ANSWER
+    assert (mishaps.counts()["request_unread"], meter.records) == (before + 1, [])
 
 
 def test_what_a_function_raises_is_raised_and_is_an_error_of_the_call(meter: CollectingMeter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -12,7 +13,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from metering import mishaps
+from metering import instrumentation, mishaps
 from metering.contexts import MissingTenant, context
 from metering.instrumentation import instrument, provider_of, uninstrument
 from metering.nesting import Boundary, Inside
@@ -439,6 +440,36 @@ def test_those_around_learn_what_was_recorded(client: Any, provider: FakeProvide
     [line] = provider.ledger
     assert boundary.covers([Usage(response_id=line.response_id)])
     assert not boundary.covers([Usage(response_id="other", input_tokens=1, output_tokens=1)])
+
+
+def test_a_request_whose_body_is_made_of_bytes_is_metered_too(
+    client: Any, provider: FakeProvider, meter: CollectingMeter
+) -> None:
+    """Of openai 1.109 and later."""
+    stream = client.post(
+        "/chat/completions",
+        content=b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}], "stream": true}',
+        cast_to=object,
+        stream=True,
+        stream_cls=openai.Stream[Any],
+        options={"headers": {"content-type": "application/json"}},
+    )
+    assert len(list(stream)) > 1
+    assert [fields["idempotency_key"] for fields in meter.fields()] == [f"{provider.ledger[0].response_id}-1"]
+
+
+def test_a_request_that_cannot_be_read_leaves_and_is_counted(
+    client: Any, meter: CollectingMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: str) -> str:
+        raise RuntimeError("made to fail")
+
+    monkeypatch.setattr(instrumentation, "_operation", fails)
+    before = mishaps.counts()["request_unread"]
+    assert client.chat.completions.create(**ASK).choices[0].message.content == TEXT
+    assert mishaps.counts()["request_unread"] == before + 1
+    gc.collect()
+    assert meter.records == []
 
 
 class Broken:
