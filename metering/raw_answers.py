@@ -53,35 +53,44 @@ def _watch_bytes(response: Any, body: Body, call: OngoingCall) -> None:
     kind = type(response)
     itself = weakref.ref(response)  # a response in a cycle would keep its connection
 
+    # Plain functions: whoever reads holds the response from the call on, and not from the first step.
     def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
-        call.is_fetching = True
-        try:
-            for data in kind.iter_bytes(itself(), *args, **kwargs):
-                call.is_fetching = False
-                _pass_by(data, body, call)
-                yield data
-                call.is_fetching = True
-            body_over(body, call)
-        except BaseException as error:
-            call.failed(error)
-            raise
-        finally:
-            call.is_fetching = False
+        return _passing(kind.iter_bytes(itself(), *args, **kwargs), body, call)
 
-    async def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-        call.is_fetching = True
-        try:
-            async for data in kind.aiter_bytes(itself(), *args, **kwargs):
-                call.is_fetching = False
-                _pass_by(data, body, call)
-                yield data
-                call.is_fetching = True
-            body_over(body, call)
-        except BaseException as error:
-            call.failed(error)
-            raise
-        finally:
-            call.is_fetching = False
+    def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        return _passing_async(kind.aiter_bytes(itself(), *args, **kwargs), body, call)
 
     response.iter_bytes = iter_bytes
     response.aiter_bytes = aiter_bytes
+
+
+def _passing(source: Iterator[bytes], body: Body, call: OngoingCall) -> Iterator[bytes]:
+    call.is_fetching = True
+    try:
+        for data in source:
+            call.is_fetching = False
+            _pass_by(data, body, call)
+            yield data
+            call.is_fetching = True
+        body_over(body, call)
+    except BaseException as error:
+        call.failed(error)
+        raise
+    finally:
+        call.is_fetching = False
+
+
+async def _passing_async(source: AsyncIterator[bytes], body: Body, call: OngoingCall) -> AsyncIterator[bytes]:
+    call.is_fetching = True
+    try:
+        async for data in source:
+            call.is_fetching = False
+            _pass_by(data, body, call)
+            yield data
+            call.is_fetching = True
+        body_over(body, call)
+    except BaseException as error:
+        call.failed(error)
+        raise
+    finally:
+        call.is_fetching = False

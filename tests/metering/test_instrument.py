@@ -135,6 +135,16 @@ def raw_stream(client: Any) -> str:
     return "".join(event.delta for event in raw.parse() if event.type == "response.output_text.delta")
 
 
+def raw_bytes(client: Any) -> str:
+    def response() -> Any:
+        return client.responses.with_raw_response.create(**ASK_RESPONSE, stream=True).http_response
+
+    parts = response().iter_bytes()  # which alone holds the response
+    gc.collect()
+    assert b"response.completed" in b"".join(parts)
+    return TEXT
+
+
 WAYS: list[Callable[[Any], str]] = [
     lambda client: client.chat.completions.create(**ASK).choices[0].message.content,
     lambda client: client.chat.completions.parse(**ASK).choices[0].message.content,
@@ -150,6 +160,7 @@ WAYS: list[Callable[[Any], str]] = [
     response_helper_text,
     raw_lines,
     raw_stream,
+    raw_bytes,
 ]
 
 
