@@ -9,13 +9,16 @@ recorded as one that nothing is known of.
 
 from __future__ import annotations
 
-import weakref
+import functools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from metering.bodies import Body
 from metering.observe import OngoingCall
 from metering.streams import watch_closing
+
+_KINDS_MAX = 16
+"""Classes of responses: those of httpx and httpx2, and what applications derive of them."""
 
 
 def is_raw(answer: object) -> bool:
@@ -50,18 +53,22 @@ def body_over(body: Body, call: OngoingCall) -> None:
 
 
 def _watch_bytes(response: Any, body: Body, call: OngoingCall) -> None:
-    kind = type(response)
-    itself = weakref.ref(response)  # a response in a cycle would keep its connection
+    response._metered = body, call  # noqa: SLF001  # our own
+    kind: Any = type(response)
+    response.__class__ = _watched(kind)
 
-    # Plain functions: whoever reads holds the response from the call on, and not from the first step.
-    def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
-        return _passing(kind.iter_bytes(itself(), *args, **kwargs), body, call)
 
-    def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-        return _passing_async(kind.aiter_bytes(itself(), *args, **kwargs), body, call)
+@functools.lru_cache(maxsize=_KINDS_MAX)
+def _watched(kind: type[Any]) -> type[Any]:
+    """This kind of response, watched. By methods, which hold it while it is read, and not for longer."""
 
-    response.iter_bytes = iter_bytes
-    response.aiter_bytes = aiter_bytes
+    def iter_bytes(self: Any, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        return _passing(kind.iter_bytes(self, *args, **kwargs), *self._metered)
+
+    def aiter_bytes(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        return _passing_async(kind.aiter_bytes(self, *args, **kwargs), *self._metered)
+
+    return type(kind.__name__, (kind,), {"iter_bytes": iter_bytes, "aiter_bytes": aiter_bytes})
 
 
 def _passing(source: Iterator[bytes], body: Body, call: OngoingCall) -> Iterator[bytes]:
