@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from metering.background import answered_later, fetched
+from metering.background import answered_later, created, fetched
 from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, labels
 from metering.instrument_openai import StreamUsage, hides_usage, is_usage_chunk, with_usage
 from metering.mishaps import note
@@ -296,6 +296,7 @@ def _taken(planned: _Planned, answer: Any) -> Any:
             return watched(answer, call, is_usage_chunk if planned.hides == "usage" else nothing_hidden)
         elif answered_later(answer):
             call.forget()
+            created(answer, call.call)
             note("answered_later", "a background response is metered when it is fetched, by the same client")
         else:
             call.answered(answer)
