@@ -296,6 +296,7 @@ class OngoingCall:
             self._boundary.ended(self, None)
 
     def __del__(self) -> None:
+        _open.pop(id(self), None)
         if not self._once.locked():
             self.collected()
 
@@ -312,24 +313,46 @@ def _ms(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
-_open: weakref.WeakSet[OngoingCall] = weakref.WeakSet()
+_open: dict[int, weakref.ref[OngoingCall]] = {}
 _is_prepared = Lock()
+
+_EXIT_PRIORITY = 10
+"""Before a meter closes, whose finalizer has 0."""
 
 
 def _remember(call: OngoingCall) -> None:
     if _is_prepared.acquire(blocking=False):
-        atexit.register(end_open_calls)
-        os.register_at_fork(after_in_child=_leave_to_the_parent)
-    _open.add(call)
+        _end_in_order()
+    _open[id(call)] = weakref.ref(call)
+
+
+def _end_in_order() -> None:
+    """At the end of the process, before the meters: these register sooner."""
+    atexit.unregister(end_open_calls)
+    atexit.register(end_open_calls)
+    # A forked child of multiprocessing ends without `atexit`, but not without its own finalizers.
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, end_open_calls, exitpriority=_EXIT_PRIORITY)
+
+
+def _still_open() -> list[OngoingCall]:
+    # A dictionary's values are copied in one step: others begin and end calls meanwhile.
+    return [call for found in list(_open.values()) if (call := found()) is not None]
 
 
 def end_open_calls() -> None:
     """Record what is still open, as cut. A meter does so before it closes at the end of the process."""
-    for call in list(_open):
+    for call in _still_open():
         call.stopped()
 
 
 def _leave_to_the_parent() -> None:
     """In a child after a fork: the calls that were open are the parent's, which records them itself."""
-    for call in list(_open):
+    global _is_prepared  # noqa: PLW0603  # the child ends in its own way
+    _is_prepared = Lock()
+    for call in _still_open():
         call.forget()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)

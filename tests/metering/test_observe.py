@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from metering.observe import OngoingCall
 from metering.streams import watched
 from metering.usage import Usage
 from tests.metering.collecting import CollectingMeter
+from tests.metering.recording import ROOT
 from tests.metering.test_streams import CHUNKS
 
 CALL = Call(tenant_id="acme", model="gpt-4o", started_ms=1_770_000_000_000, provider="openai")
@@ -287,3 +291,61 @@ next(stream)
 def test_a_program_that_ends_in_the_middle_of_a_stream_loses_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "success cut\n", "")
+
+
+MULTIPROCESSING_PROGRAM = """
+import multiprocessing, sys
+from metering.call import Call
+from metering.meter import Meter
+from metering.observe import OngoingCall
+from metering.streams import watched
+def work(place):
+    meter = Meter(f"file://{place}")
+    held.append(watched(iter([1, 2]), OngoingCall(meter, Call("of the child", "m", 1))))
+    next(held[0])
+held = []
+if __name__ == "__main__":
+    work(sys.argv[1] + ".parent")
+    child = multiprocessing.get_context(sys.argv[2]).Process(target=work, args=(sys.argv[1],))
+    child.start()
+    child.join()
+"""
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_a_child_of_multiprocessing_that_ends_in_the_middle_of_a_stream_loses_nothing(
+    way: str, tmp_path: Path
+) -> None:
+    program, place = tmp_path / "program.py", tmp_path / "events"
+    program.write_text(MULTIPROCESSING_PROGRAM)
+    command = [sys.executable, str(program), str(place), way]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr.count("Error")) == (0, 0), done.stderr
+    for file in (place, tmp_path / "events.parent"):
+        assert [json.loads(line)["attributes"]["stream"] for line in file.read_text().splitlines()] == ["cut"]
+
+
+def test_calls_may_begin_and_end_while_the_process_does() -> None:
+    meter, ended = CollectingMeter(), threading.Event()
+
+    def begin_and_end() -> None:
+        while not ended.is_set():
+            OngoingCall(meter, CALL).used([TOLD])
+
+    threads = [threading.Thread(target=begin_and_end) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    held = [OngoingCall(CollectingMeter(), CALL) for _ in range(1000)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(50):
+            observe.end_open_calls()
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert all(call.is_over for call in held)
