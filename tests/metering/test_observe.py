@@ -332,12 +332,13 @@ def test_calls_may_begin_and_end_while_the_process_does() -> None:
 
     def begin_and_end() -> None:
         while not ended.is_set():
-            OngoingCall(meter, CALL).used([TOLD])
+            for call in [OngoingCall(meter, CALL) for _ in range(5)]:
+                call.forget()
 
     threads = [threading.Thread(target=begin_and_end) for _ in range(3)]
     for thread in threads:
         thread.start()
-    held = [OngoingCall(CollectingMeter(), CALL) for _ in range(1000)]
+    held = [OngoingCall(meter, CALL) for _ in range(20_000)]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
