@@ -29,6 +29,7 @@ from metering.mishaps import note
 from metering.nesting import Boundary, Inside, current
 from metering.observe import Meter, OngoingCall
 from metering.responses import StreamReader
+from metering.seen import as_it_is_now
 from metering.streams import is_stream, watched
 from metering.usage import Usage
 
@@ -73,10 +74,13 @@ class _Said:
         if call is None:
             return None
         inside = Boundary(current())
-        given = [_safe(value) for value in args], {name: _safe(value) for name, value in kwargs.items()}
+        given = (
+            [as_it_is_now(value) for value in args],
+            {name: as_it_is_now(value) for name, value in kwargs.items()},
+        )
 
         def asked() -> Mapping[str, Any]:
-            return inspect.signature(function).bind(*given[0], **given[1]).arguments
+            return _named(inspect.signature(function).bind(*given[0], **given[1]))
 
         return OngoingCall(self.meter, call, asked, self._reader(call), inside)
 
@@ -84,9 +88,13 @@ class _Said:
         return None if self.usage is None else ReaderOfUsage(self.usage, call)
 
 
-def _safe(value: Any) -> Any:
-    """A list as it is now: the application may append to its messages when the answer is there."""
-    return list(value) if isinstance(value, list) else value
+def _named(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """All arguments by their names, those among `**kwargs` too."""
+    found = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found.update(found.pop(name, {}))
+    return found
 
 
 class ReaderOfUsage:
@@ -208,8 +216,8 @@ def _coroutine(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
 def _generator(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
     @functools.wraps(function)
     def metered_generator(*args: Any, **kwargs: Any) -> Any:
+        source = function(*args, **kwargs)  # which raises, where the arguments do not fit, before any call
         call = said.begin(function, args, kwargs)
-        source = function(*args, **kwargs)
         if call is None:
             return source
         call.has_left = False  # until somebody reads
@@ -226,8 +234,8 @@ def _watched_generator(source: Generator[Any, Any, Any], call: OngoingCall) -> A
 def _async_generator(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
     @functools.wraps(function)
     def metered_async_generator(*args: Any, **kwargs: Any) -> Any:
+        source = function(*args, **kwargs)  # which raises, where the arguments do not fit, before any call
         call = said.begin(function, args, kwargs)
-        source = function(*args, **kwargs)
         if call is None:
             return source
         call.has_left = False  # until somebody reads

@@ -27,6 +27,7 @@ from metering.instrument_openai import StreamUsage, hides_usage, is_usage_chunk,
 from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
 from metering.raw_answers import is_raw, watch_raw
+from metering.seen import as_it_is_now
 from metering.streams import is_stream, nothing_hidden, watched
 
 Client = TypeVar("Client")
@@ -276,10 +277,9 @@ def _operation(path: str) -> str:
 
 
 def _copied(body: object) -> dict[str, Any]:
-    """What is asked, safe from an application that appends to its messages when the answer is there."""
     if not isinstance(body, Mapping):
         return {}
-    return {key: list(value) if isinstance(value, list) else value for key, value in body.items()}
+    return {key: as_it_is_now(value) for key, value in body.items()}
 
 
 def _text(value: object) -> str:

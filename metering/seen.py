@@ -17,6 +17,21 @@ from metering.usage import Usage
 Asked = Callable[[], Mapping[str, Any]]
 """Gives what was asked, as the provider's API has it: model, messages and so on. May raise."""
 
+
+def as_it_is_now(value: Any) -> Any:
+    """A list of messages, safe from an application that goes on with it: that appends, or changes a message.
+
+    Only the parts of a message's content are its own still.
+    """
+    return [_message(item) for item in value] if isinstance(value, list) else value
+
+
+def _message(item: Any) -> Any:
+    if type(item) is not dict:
+        return item
+    return {name: part.copy() if type(part) is list else part for name, part in item.items()}
+
+
 Told = Callable[[], tuple[Sequence[Usage], str, bool]]
 """Reads an answer that is over: what it used, what could be seen of it, and whether it came to its end."""
 

@@ -107,6 +107,22 @@ def test_a_generator_that_nobody_reads_was_no_call(meter: CollectingMeter) -> No
     assert meter.fields()[0]["attributes"]["stream"] == "cut"
 
 
+def test_a_generator_that_is_called_wrongly_was_no_call(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme")
+    def chunks(model: str) -> Iterator[Any]:
+        yield model
+
+    @metered(meter, tenant_id="acme")
+    async def async_chunks(model: str) -> AsyncIterator[Any]:
+        yield model
+
+    for function in (chunks, async_chunks):
+        with pytest.raises(TypeError):
+            function(mode="gpt-4o")
+    gc.collect()
+    assert meter.records == []
+
+
 def test_a_stream_that_is_returned_is_watched(meter: CollectingMeter) -> None:
     @metered(meter, tenant_id="acme")
     def ask() -> Iterator[Any]:
@@ -157,6 +173,30 @@ def test_what_was_asked_is_read_off_the_arguments_where_nobody_tells_it(meter: C
     assert (counted["model"], counted["output_tokens"]) == ("gpt-4o", None)
     assert 0 < counted["input_tokens"] < 20
     assert (told["model"], told["input_tokens"], told["output_tokens"]) == ("converse", 3, 4)
+
+
+@pytest.mark.parametrize("change", ["append", "content", "part"])
+def test_what_is_asked_among_further_arguments_is_read_as_it_was(meter: CollectingMeter, change: str) -> None:
+    @metered(meter, tenant_id="acme")
+    def ask(**kwargs: Any) -> dict[str, Any]:
+        assert kwargs
+        return {}
+
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": "say some words"},
+        {"role": "user", "content": [{"type": "text", "text": "say more"}]},
+    ]
+    ask(model="gpt-4o", messages=said)
+    more = "more " * 500
+    if change == "append":
+        said.append({"role": "user", "content": more})
+    elif change == "content":
+        said[0]["content"] += more
+    else:
+        said[1]["content"].append({"type": "text", "text": more})
+    [counted] = meter.fields()
+    assert counted["model"] == "gpt-4o"
+    assert 0 < counted["input_tokens"] < 20
 
 
 def test_a_function_for_usage_that_raises_leaves_the_call_unknown(meter: CollectingMeter) -> None:
