@@ -116,7 +116,8 @@ def test_a_generator_that_is_called_wrongly_was_no_call(meter: CollectingMeter) 
     async def async_chunks(model: str) -> AsyncIterator[Any]:
         yield model
 
-    for function in (chunks, async_chunks):
+    functions: list[Any] = [chunks, async_chunks]
+    for function in functions:
         with pytest.raises(TypeError):
             function(mode="gpt-4o")
     gc.collect()
