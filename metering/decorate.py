@@ -17,7 +17,9 @@ import functools
 import inspect
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from typing_extensions import Self
@@ -31,6 +33,7 @@ from metering.observe import Meter, OngoingCall
 from metering.responses import StreamReader
 from metering.seen import as_it_is_now
 from metering.streams import is_stream, watched
+from metering.taking import taken, taken_later
 from metering.usage import Usage
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -189,7 +192,9 @@ def _function(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
         except BaseException as error:
             call.failed(error)
             raise
-        return _taken(call, answer)
+        if inspect.isawaitable(answer):
+            return taken_later(answer, call, partial(taken, call), partial(Inside, call.inside))
+        return taken(call, answer)
 
     return metered_function
 
@@ -206,7 +211,7 @@ def _coroutine(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
         except BaseException as error:
             call.failed(error)
             raise
-        return _taken(call, answer)
+        return taken(call, answer)
 
     return metered_coroutine
 
@@ -249,17 +254,6 @@ def _watched_async_generator(source: AsyncGenerator[Any, Any], call: OngoingCall
     return watched(stepped_async(source, lambda: Inside(inside)), call)
 
 
-def _taken(call: OngoingCall, answer: Any) -> Any:
-    """The answer; a stream is watched until it is over."""
-    try:
-        if is_stream(answer):
-            return watched(answer, call)
-        call.answered(answer)
-    except Exception as error:  # noqa: BLE001  # a caller must not notice
-        note("response_unread", "an answer could not be watched", error)
-    return answer
-
-
 class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
     """One call to a model, made by hand: `with meter_call(...) as call:`, then `call.response(answer)`.
 
@@ -290,7 +284,7 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
         self._retry_count = retry_count
         self._call: OngoingCall | None = None
         self._inside: Inside | None = None
-        self._is_streaming = False
+        self._is_to_come = False
 
     def __enter__(self) -> Self:
         call = self._policy.call(
@@ -310,7 +304,7 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
         self._inside.__exit__()
         if error is not None:
             self._call.failed(error)
-        elif not self._is_streaming:
+        elif not self._is_to_come:
             self._call.used(())
 
     async def __aenter__(self) -> Self:
@@ -320,12 +314,18 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
         self.__exit__(kind, error, trace)
 
     def response(self, answer: Any) -> Any:
-        """The provider's answer, which is handed back; a stream is to be read from what is handed back."""
+        """The provider's answer, which is handed back; a stream is to be read from what is handed back.
+
+        So is one to be awaited that is an awaitable still.
+        """
         if self._call is None:
             return answer
+        if inspect.isawaitable(answer):
+            self._is_to_come = True
+            return taken_later(answer, self._call, partial(taken, self._call), nullcontext)
         if is_stream(answer):
-            self._is_streaming = True
-        return _taken(self._call, answer)
+            self._is_to_come = True
+        return taken(self._call, answer)
 
     def usage(self, *usages: Usage) -> None:
         """What the call used, where you know it: an answer of a kind that nobody reads."""

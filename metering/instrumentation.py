@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextvars
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,7 +29,8 @@ from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
 from metering.raw_answers import is_raw, watch_raw
 from metering.seen import as_it_is_now
-from metering.streams import is_stream, nothing_hidden, watched
+from metering.streams import nothing_hidden
+from metering.taking import taken, taken_later
 
 Client = TypeVar("Client")
 
@@ -168,6 +170,27 @@ def _wrap(client: Any, said: Instrumentation) -> None:
     setattr(client, _MARK, said)
 
 
+class _Counting:
+    """`with _Counting(attempts):` the tries of the SDK are counted in there."""
+
+    __slots__ = ("_attempts", "_outer")
+
+    def __init__(self, attempts: list[int]) -> None:
+        self._attempts = attempts
+        self._outer: list[int] | None = None
+
+    def __enter__(self) -> None:
+        self._outer = _attempts.get()
+        _attempts.set(self._attempts)
+
+    def __exit__(self, *_: object) -> None:
+        _attempts.set(self._outer)
+
+
+async def _fetched_later(answer: Awaitable[Any], options: Any, said: Instrumentation) -> Any:
+    return fetched(await answer, options, said.meter, said.policy, said.provider)
+
+
 def _counting(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def counting(request: Any) -> Any:
         attempts = _attempts.get()
@@ -192,15 +215,19 @@ def _sync_request(request: Callable[..., Any], said: Instrumentation) -> Callabl
         planned = _plan(said, options, kwargs)
         if planned is None:
             answer = request(cast_to, options, *args, **kwargs)
+            if inspect.isawaitable(answer):
+                return _fetched_later(answer, options, said)
             return fetched(answer, options, said.meter, said.policy, said.provider)
-        token = _attempts.set(planned.attempts)
         try:
-            answer = request(cast_to, planned.options, *args, **kwargs)
+            with _Counting(planned.attempts):
+                answer = request(cast_to, planned.options, *args, **kwargs)
         except BaseException as error:
             planned.call.failed(error)
             raise
-        finally:
-            _attempts.reset(token)
+        if inspect.isawaitable(answer):  # another tool has wrapped an asynchronous client's method
+            return taken_later(
+                answer, planned.call, partial(_taken, planned), partial(_Counting, planned.attempts)
+            )
         return _taken(planned, answer)
 
     return metered
@@ -212,14 +239,12 @@ def _async_request(request: Callable[..., Any], said: Instrumentation) -> Callab
         if planned is None:
             answer = await request(cast_to, options, *args, **kwargs)
             return fetched(answer, options, said.meter, said.policy, said.provider)
-        token = _attempts.set(planned.attempts)
         try:
-            answer = await request(cast_to, planned.options, *args, **kwargs)
+            with _Counting(planned.attempts):
+                answer = await request(cast_to, planned.options, *args, **kwargs)
         except BaseException as error:
             planned.call.failed(error)
             raise
-        finally:
-            _attempts.reset(token)
         return _taken(planned, answer)
 
     return metered
@@ -292,15 +317,14 @@ def _taken(planned: _Planned, answer: Any) -> Any:
     try:
         if is_raw(answer):
             watch_raw(answer, call)
-        elif is_stream(answer):
-            return watched(answer, call, is_usage_chunk if planned.hides == "usage" else nothing_hidden)
-        elif answered_later(answer):
+            return answer
+        if answered_later(answer):
             call.forget()
             created(answer, call.call)
             note("answered_later", "a background response is metered when it is fetched, by the same client")
-        else:
-            call.answered(answer)
+            return answer
     except Exception as error:  # noqa: BLE001  # a caller must not notice
         note("response_unread", "an answer could not be watched", error)
         call.stopped()
-    return answer
+        return answer
+    return taken(call, answer, is_usage_chunk if planned.hides == "usage" else nothing_hidden)
