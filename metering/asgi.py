@@ -21,6 +21,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from metering.bodies import Body
@@ -230,15 +231,19 @@ class _Exchange:
     def _refused(self) -> None:
         """It was answered with an error: the provider's, or the gateway's own."""
         call, told = self._call, {"http_status": str(self._status)}
-        if not is_refusal(self._status, call.call.provider):
-            call.end((), "", "error", is_cut=True, told=told)
-        elif call.call.model or self._asked.model():
-            call.end(
-                [Usage(model=self._asked.model(), input_tokens=0, output_tokens=0)], "", "error", told=told
-            )
+        if is_refusal(self._status, call.call.provider):
+            call.end(partial(_used_nothing, self._asked, call.call.model), "", "error", told=told)
         else:
-            note("refused", "an answer with an error status, to a request that names no model")
-            call.forget()
+            call.end((), "", "error", is_cut=True, told=told)
+
+
+def _used_nothing(asked: _Asked, model: str) -> tuple[Sequence[Usage], str, bool] | None:
+    """What a refused request used; None where it called no model. In the meter's thread."""
+    found = asked.model()
+    if not (found or model):
+        note("refused", "an answer with an error status, to a request that names no model")
+        return None
+    return [Usage(model=found, input_tokens=0, output_tokens=0)], "", True
 
 
 def _copied(message: Message) -> Message:

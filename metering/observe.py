@@ -30,7 +30,7 @@ from metering.failures import status_code, used_nothing
 from metering.mishaps import note
 from metering.otel import annotate
 from metering.responses import StreamReader
-from metering.seen import Asked, Later, Seen, Told
+from metering.seen import Asked, Later, Seen, Told, is_told
 from metering.usage import Status, Usage
 
 _NOTHING_TOLD: Mapping[str, str] = MappingProxyType({})
@@ -281,11 +281,10 @@ class OngoingCall:
             seen = Seen(call, (), ending, self.asked, "", later=later, inside=inside)
         else:
             legs = tuple(usages) or (Usage(),)
-            is_told = all(
-                leg.input_tokens is not None and leg.output_tokens is not None and (leg.model or call.model)
-                for leg in legs
-            )
-            seen = Seen(call, legs, ending, None if is_told else self.asked, "" if is_told else output_text)
+            if is_told(legs, call.model):
+                seen = Seen(call, legs, ending, None, "")
+            else:
+                seen = Seen(call, legs, ending, self.asked, output_text)
         observe(self.meter, seen, self._span, self.operation)
         if boundary is not None:
             boundary.ended(self, seen.later or seen.usages)

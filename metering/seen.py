@@ -32,14 +32,25 @@ def _message(item: Any) -> Any:
     return {name: part.copy() if type(part) is list else part for name, part in item.items()}
 
 
-Told = Callable[[], tuple[Sequence[Usage], str, bool]]
-"""Reads an answer that is over: what it used, what could be seen of it, and whether it came to its end."""
+Told = Callable[[], "tuple[Sequence[Usage], str, bool] | None"]
+"""Reads an answer that is over: what it used, what could be seen of it, and whether it came to its end. None
+where it turns out to be no call of a model."""
 
 
-def _is_told(usages: Sequence[Usage]) -> bool:
-    """Whether there is nothing to count."""
-    counts = [count for usage in usages for count in (usage.input_tokens, usage.output_tokens)]
-    return bool(counts) and None not in counts
+def is_told(usages: Sequence[Usage], model: str) -> bool:
+    """Whether nothing of what was asked is needed: no tokens have to be counted, and the model is known."""
+    return all(
+        usage.input_tokens is not None and usage.output_tokens is not None and (usage.model or model)
+        for usage in usages
+    )
+
+
+def _shortened(found: tuple[Sequence[Usage], str, bool] | None) -> tuple[Sequence[Usage], str, bool] | None:
+    """Without the text, where nothing has to be counted."""
+    if found is None:
+        return None
+    usages, text, is_complete = found
+    return usages, "" if usages and is_told(usages, "any") else text, is_complete
 
 
 class Later:
@@ -53,16 +64,15 @@ class Later:
     def __init__(self, told: Told) -> None:
         self._once = Lock()
         self._told: Told | None = told
-        self._found: tuple[Sequence[Usage], str, bool] = ((), "", False)
+        self._found: tuple[Sequence[Usage], str, bool] | None = ((), "", False)
 
-    def __call__(self) -> tuple[Sequence[Usage], str, bool]:
+    def __call__(self) -> tuple[Sequence[Usage], str, bool] | None:
         """What it says. Never raises."""
         with self._once:
             told, self._told = self._told, None
             if told is not None:
                 try:
-                    usages, text, is_complete = told()
-                    self._found = usages, "" if _is_told(usages) else text, is_complete
+                    self._found = _shortened(told())
                 except Exception as error:  # noqa: BLE001  # whatever a provider has answered
                     note("response_unread", "an answer could not be read", error)
             return self._found
@@ -74,7 +84,8 @@ class Later:
 
     def usages(self) -> Sequence[Usage]:
         """What was used; of an answer that says nothing one usage, without counts."""
-        return self()[0] or (Usage(),)
+        found = self()
+        return () if found is None else found[0] or (Usage(),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +114,17 @@ class Seen:
         """The events of the call, with tokens counted where the provider said nothing; [] for a repeat."""
         usages, output_text, ending = self.usages, self.output_text, self.ending
         if self.later is not None:
-            read, output_text, is_complete = self.later()
+            found = self.later()
+            if found is None:
+                return []
+            read, output_text, is_complete = found
             ending = ending if is_complete else replace(ending, is_cut=True)
             if self.inside is not None and self.inside.covers(read):
                 note("already_metered", "an answer was metered by a client inside; it is recorded once")
                 return []
             usages = tuple(self.later.usages())
         call, asked = self.call, RequestInput()
-        if self.asked is not None:
+        if self.asked is not None and not is_told(usages, call.model):
             try:
                 request = self.asked()
                 asked = read_input(request)

@@ -8,6 +8,7 @@ import gzip
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -19,7 +20,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from metering import bodies, mishaps
+from metering import asgi, bodies, mishaps
 from metering.asgi import REQUEST_BYTES_MAX, MeteringMiddleware
 from metering.instrumentation import instrument
 from tests.metering.asgi_exchange import Exchange
@@ -232,6 +233,20 @@ def test_an_error_that_passes_by_used_nothing_where_that_is_known(
     ]
     assert found == expected
     assert mishaps.counts()["refused"] - before == (not expected)
+
+
+def test_no_request_is_parsed_while_it_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[object] = []
+
+    def loads(data: bytes) -> object:
+        parsed.append(data)
+        return json.loads(data)
+
+    monkeypatch.setattr(asgi, "json", SimpleNamespace(loads=loads))
+    meter = run(sends([b"{}"], JSON_TYPE, status=429))
+    assert (len(parsed), len(meter.records)) == (0, 1)
+    [fields] = meter.fields()
+    assert (len(parsed), fields["model"]) == (1, "gpt-4o")
 
 
 @pytest.mark.parametrize(
