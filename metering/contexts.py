@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
+from uuid import UUID
 
 from metering.call import Call
 from metering.event import ATTRIBUTE_VALUE_CHARS_MAX, ATTRIBUTES_MAX, LABEL_CHARS_MAX
@@ -86,8 +87,8 @@ def labels(
 ) -> Labels:
     """Labels within the contract's lengths, of whatever an application has at hand. Never raises.
 
-    A string or an integer is a label; None and the empty string say nothing. One that is too long is replaced
-    by its SHA-256, so that spend stays with whom it belongs to.
+    A string, an integer or a UUID is a label; None and the empty string say nothing. One that is too long is
+    replaced by its SHA-256, so that spend stays with whom it belongs to.
     """
     return Labels(
         label(tenant_id, "tenant_id"),
@@ -99,12 +100,12 @@ def labels(
 
 def label(value: object, name: str) -> str | None:
     """One label, or None where none was said."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         value = str(value)
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        note("label_unreadable", f"a {name} was neither a string nor an integer")
+        note("label_unreadable", f"a {name} was no string, integer or UUID")
         return None
     if len(value) > LABEL_CHARS_MAX:
         note("label_too_long", f"a {name} of {len(value)} characters is named by its SHA-256")
@@ -120,7 +121,7 @@ def _attributes(attributes: object) -> dict[str, str]:
     for key, value in attributes.items():
         if value is None:
             continue
-        text = str(value) if isinstance(value, (str, int, float)) else ""
+        text = str(value) if isinstance(value, (str, int, float, UUID)) else ""
         fits = isinstance(key, str) and 1 <= len(key) <= LABEL_CHARS_MAX and text
         if not fits or len(text) > ATTRIBUTE_VALUE_CHARS_MAX or len(found) >= APP_ATTRIBUTES_MAX:
             note("attribute_left_out", "an attribute was too long, no text or number, or one too many")

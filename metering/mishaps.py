@@ -16,7 +16,7 @@ Kind = Literal[
     "missing_tenant",  # a call was not metered, or took place as `anonymous`, for want of a tenant
     "ambiguous_label",  # two values where one was looked for, such as a header sent twice
     "label_too_long",  # longer than the contract's 128 characters: its SHA-256 stands for it
-    "label_unreadable",  # neither a string nor an integer: as if it were absent
+    "label_unreadable",  # no string, integer or UUID: as if it were absent
     "attribute_left_out",  # more attributes than the contract has room for, or one that is no text
     "resolver_failed",  # an application's own function for a tenant, a feature or a usage raised
     "response_unread",  # reading an answer failed, or a body was compressed or too large to read

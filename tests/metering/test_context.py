@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,7 @@ def test_what_nobody_said_has_the_contracts_defaults() -> None:
         ("a" * 128, "a" * 128, None),
         ("a" * 129, "sha256-" + hashlib.sha256(b"a" * 129).hexdigest(), "label_too_long"),
         (42, "42", None),
+        (UUID(int=7), "00000000-0000-0000-0000-000000000007", None),
         (None, None, None),
         ("", None, None),
         (True, None, "label_unreadable"),
