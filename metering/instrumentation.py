@@ -149,7 +149,10 @@ def provider_of(client: object) -> str:
         if part in kind:
             return name
     host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
-    return "azure" if host.endswith(".azure.com") else _HOSTS.get(host, "")
+    for suffix, name in ((".azure.com", "azure"), (".api.openai.com", "openai")):  # eu.api.openai.com
+        if host.endswith(suffix):
+            return name
+    return _HOSTS.get(host, "")
 
 
 def _wrap(client: Any, said: Instrumentation) -> None:

@@ -337,6 +337,8 @@ def test_twice_is_once_and_undone_is_undone(client: Any, meter: CollectingMeter)
     ("client", "name"),
     [
         (openai.OpenAI(api_key="none"), "openai"),
+        (openai.OpenAI(api_key="none", base_url="https://eu.api.openai.com/v1"), "openai"),
+        (openai.OpenAI(api_key="none", base_url="https://noapi.openai.com/v1"), ""),
         (openai.OpenAI(api_key="none", base_url="https://openrouter.ai/api/v1"), "openrouter"),
         (openai.OpenAI(api_key="none", base_url="https://api.openai.com.evil.example/v1"), ""),
         (openai.OpenAI(api_key="none", base_url="https://me.openai.azure.com/openai/v1"), "azure"),
