@@ -146,7 +146,7 @@ class _Exchange:
     def __init__(self, meter: Meter, call: Call) -> None:
         self._boundary = Boundary(current_boundary())
         self._asked = _Asked()
-        self._call = OngoingCall(meter, call, self._asked.read, inside=self._boundary)
+        self._call = OngoingCall(meter, call, self._asked, inside=self._boundary)
         self._body: Body | None = None
         self._status = 0
         self._has_gone = False
@@ -269,7 +269,12 @@ class _Asked:
         elif data:
             self._parts.append(data)
 
-    def read(self) -> Mapping[str, Any]:
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept."""
+        return self._bytes if self._parts else 0
+
+    def __call__(self) -> Mapping[str, Any]:
         """What was asked; nothing where it was too long, or is no JSON object."""
         if not self._parts:
             return {}
@@ -281,7 +286,7 @@ class _Asked:
 
     def model(self) -> str:
         """The model that was asked for; "" where it cannot be told."""
-        found = self.read().get("model")
+        found = self().get("model")
         return label(found, "model") or "" if isinstance(found, str) else ""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 
 from metering.mishaps import note
-from metering.responses import StreamReader
+from metering.responses import OUTPUT_TEXT_CHARS_MAX, StreamReader
 from metering.sse import SseReader, read_json
 from metering.usage import Usage
 
@@ -59,6 +59,12 @@ class Body:
         elif self._kept_bytes > BODY_BYTES_MAX:
             self.why_unread = f"longer than {BODY_BYTES_MAX} bytes"
             self._kept.clear()
+            self._kept_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept, to be read yet, or as text."""
+        return self._kept_bytes + min(self._reader.output_chars, OUTPUT_TEXT_CHARS_MAX)
 
     def _read_kept(self) -> None:
         while self._kept:

@@ -31,7 +31,7 @@ from metering.mishaps import note
 from metering.nesting import Boundary, Inside, current
 from metering.observe import Meter, OngoingCall
 from metering.responses import StreamReader
-from metering.seen import as_it_is_now
+from metering.seen import as_it_is_now, text_chars
 from metering.streams import is_stream, watched
 from metering.taking import taken, taken_later
 from metering.usage import Usage
@@ -77,18 +77,33 @@ class _Said:
         if call is None:
             return None
         inside = Boundary(current())
-        given = (
-            [as_it_is_now(value) for value in args],
-            {name: as_it_is_now(value) for name, value in kwargs.items()},
-        )
-
-        def asked() -> Mapping[str, Any]:
-            return _named(inspect.signature(function).bind(*given[0], **given[1]))
-
+        asked = _Arguments(function, args, kwargs)
         return OngoingCall(self.meter, call, asked, self._reader(call), inside)
 
     def _reader(self, call: Call) -> Any:
         return None if self.usage is None else ReaderOfUsage(self.usage, call)
+
+
+class _Arguments:
+    """What a function was called with, as it is now, by the names of its parameters."""
+
+    __slots__ = ("_args", "_function", "_kwargs")
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self._function = function
+        self._args = [as_it_is_now(value) for value in args]
+        self._kwargs = {name: as_it_is_now(value) for name, value in kwargs.items()}
+
+    def __call__(self) -> Mapping[str, Any]:
+        """All of them, those among `**kwargs` too. Raises where the function did."""
+        return _named(inspect.signature(self._function).bind(*self._args, **self._kwargs))
+
+    @property
+    def size_bytes(self) -> int:
+        """About how long their texts are."""
+        return text_chars(self._args) + text_chars(self._kwargs)
 
 
 def _named(bound: inspect.BoundArguments) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from metering.instrument_openai import StreamUsage, hides_usage, is_usage_chunk,
 from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
 from metering.raw_answers import is_raw, watch_raw
-from metering.seen import as_it_is_now
+from metering.seen import AsItIsNow
 from metering.streams import nothing_hidden
 from metering.taking import taken, taken_later
 
@@ -277,7 +277,8 @@ def _planned(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> 
             note("endpoint_not_metered", "an instrumented client called an endpoint that is not metered")
         return None
     body = getattr(options, "json_data", None)
-    asked = _copied(body)
+    asking = AsItIsNow(body)
+    asked = asking()
     call = said.policy.call(
         Labels(),
         model=_text(asked.get("model")),
@@ -290,7 +291,7 @@ def _planned(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> 
     if kwargs.get("stream") and hides_usage(said.stream_usage, said.provider, path, options, asked):
         options, hides = with_usage(options, asked), "usage"
     operation, attempts = _operation(path), [0]
-    ongoing = OngoingCall(said.meter, call, lambda: asked)
+    ongoing = OngoingCall(said.meter, call, asking)
     ongoing.operation = operation
     ongoing.retries = lambda: max(0, attempts[0] - 1)
     return _Planned(ongoing, options, attempts, hides)
@@ -302,12 +303,6 @@ def _operation(path: str) -> str:
         return "embeddings"
     is_text = path.endswith(("/completions", "/complete")) and not path.endswith("/chat/completions")
     return "text_completion" if is_text else "chat"
-
-
-def _copied(body: object) -> dict[str, Any]:
-    if not isinstance(body, Mapping):
-        return {}
-    return {key: as_it_is_now(value) for key, value in body.items()}
 
 
 def _text(value: object) -> str:

@@ -277,17 +277,25 @@ class OngoingCall:
         if told:
             call = replace(call, attributes={**call.attributes, **told})
         if callable(usages):
-            later = Later(usages)
-            seen = Seen(call, (), ending, self.asked, "", later=later, inside=inside)
+            later, size = Later(usages), self._size_bytes()
+            seen = Seen(call, (), ending, self.asked, "", later=later, inside=inside, size_bytes=size)
         else:
             legs = tuple(usages) or (Usage(),)
             if is_told(legs, call.model):
                 seen = Seen(call, legs, ending, None, "")
             else:
-                seen = Seen(call, legs, ending, self.asked, output_text)
+                seen = Seen(call, legs, ending, self.asked, output_text, size_bytes=self._size_bytes())
         observe(self.meter, seen, self._span, self.operation)
         if boundary is not None:
             boundary.ended(self, seen.later or seen.usages)
+
+    def _size_bytes(self) -> int:
+        """About how much is held of the answer and of what was asked."""
+        try:
+            answer: int = getattr(self.reader, "size_bytes", self.reader.output_chars)
+            return answer + int(getattr(self.asked, "size_bytes", 0))
+        except Exception:  # noqa: BLE001  # an application changes what it asked
+            return 0
 
     def forget(self) -> None:
         """It turned out to be no call to be recorded."""

@@ -31,11 +31,11 @@ def watch_raw(answer: Any, call: OngoingCall) -> None:
     response = answer.http_response
     # httpx has undone a compression when it hands out bytes.
     body = Body(response.headers.get("content-type", ""), "", call.call.provider, call.call.model)
+    call.reader = body
     if response.is_closed:
         body.feed(response.content)
         body_over(body, call)
         return
-    call.reader = body
     _watch_bytes(response, body, call)
     watch_closing(response, call)
 

@@ -18,6 +18,42 @@ Asked = Callable[[], Mapping[str, Any]]
 """Gives what was asked, as the provider's API has it: model, messages and so on. May raise."""
 
 
+class AsItIsNow:
+    """What a request asks for, as it is now. Gives it as an `Asked`."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self, asked: object) -> None:
+        self._asked = {}
+        if isinstance(asked, Mapping):
+            self._asked = {name: as_it_is_now(value) for name, value in asked.items()}
+
+    def __call__(self) -> Mapping[str, Any]:
+        """What was asked."""
+        return self._asked
+
+    @property
+    def size_bytes(self) -> int:
+        """About how long its texts are."""
+        return text_chars(self._asked)
+
+
+_DEPTH = 5
+"""A text in a part of a content of a message of a request is so deep; what is deeper, as in tools, is
+small."""
+
+
+def text_chars(value: object, depth: int = _DEPTH) -> int:
+    """About how much text there is in what was asked."""
+    if isinstance(value, str):
+        return len(value)
+    if not depth:
+        return 0
+    if type(value) is dict:
+        return sum(text_chars(part, depth - 1) for part in value.values())
+    return sum(text_chars(part, depth - 1) for part in value) if type(value) is list else 0
+
+
 def as_it_is_now(value: Any) -> Any:
     """A list of messages, safe from an application that goes on with it: that appends, or changes a message.
 
@@ -97,6 +133,7 @@ class Seen:
         asked: None where nothing has to be counted.
         later: In place of usages, where an answer is still to be read.
         inside: Those who may have recorded that answer already.
+        size_bytes: About how much of an answer and of a request it holds: a meter's queue has a bound.
         key_bytes: What the keys of legs without a response id are made of: a record that is expanded twice
             gives the same keys.
     """
@@ -108,6 +145,7 @@ class Seen:
     output_text: str = field(repr=False)
     later: Later | None = None
     inside: Boundary | None = None
+    size_bytes: int = 0
     key_bytes: bytes = field(default_factory=key_bytes, repr=False)
 
     def events(self) -> list[Fields]:

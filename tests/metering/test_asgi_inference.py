@@ -271,6 +271,19 @@ def test_a_body_that_is_not_read_is_counted_and_makes_an_event_that_says_so(
     assert mishaps.counts()["response_unread"] == before + 1
 
 
+@pytest.mark.parametrize(
+    ("parts", "media_type", "size_bytes"),
+    [
+        ([WHOLE], JSON_TYPE, len(WHOLE) + len(json.dumps(ASK))),
+        (EVENTS, SSE_TYPE, len(b"".join(EVENTS)) + len(json.dumps(ASK))),
+        ([WHOLE], "text/html", len(json.dumps(ASK))),  # not kept
+    ],
+)
+def test_a_record_says_how_much_it_holds(parts: list[bytes], media_type: str, size_bytes: int) -> None:
+    [record] = run(sends(parts, media_type)).records
+    assert record.size_bytes == size_bytes
+
+
 def test_of_a_request_that_is_too_long_nothing_is_counted() -> None:
     asked = {**ASK, "messages": [{"role": "user", "content": "word " * (REQUEST_BYTES_MAX // 4)}]}
     [fields] = run(sends([WHOLE], "text/html"), ask(asked)).fields()

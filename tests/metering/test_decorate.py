@@ -200,6 +200,19 @@ def test_what_is_asked_among_further_arguments_is_read_as_it_was(meter: Collecti
     assert 0 < counted["input_tokens"] < 20
 
 
+def test_a_record_says_how_much_it_holds(meter: CollectingMeter) -> None:
+    @metered(meter, tenant_id="acme")
+    def ask(messages: Any, *, is_told: bool) -> dict[str, Any]:
+        assert messages
+        return ANSWER if is_told else {}
+
+    said = [{"role": "user", "content": [{"type": "text", "text": "word " * 1000}]}]
+    ask(said, is_told=False)
+    ask(messages=said, is_told=False)
+    ask(said, is_told=True)
+    assert [record.size_bytes for record in meter.records] == [5008, 5008, 0]
+
+
 def test_a_function_for_usage_that_raises_leaves_the_call_unknown(meter: CollectingMeter) -> None:
     before = mishaps.counts()["resolver_failed"]
 

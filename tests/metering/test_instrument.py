@@ -515,6 +515,13 @@ def test_a_request_that_cannot_be_read_leaves_and_is_counted(
     assert meter.records == []
 
 
+def test_a_record_says_how_much_it_holds(client: Any, meter: CollectingMeter) -> None:
+    raw = client.chat.completions.with_raw_response.create(**ASK)
+    client.chat.completions.create(**ASK)
+    asked = len("gpt-4o" + "user" + "say some words")
+    assert [record.size_bytes for record in meter.records] == [len(raw.content) + asked, 0]
+
+
 class Broken:
     """A meter that fails."""
 
