@@ -3,10 +3,10 @@
 The application is a bare ASGI gateway: it reads a request, waits as for a model, and hands an answer on, as
 JSON or as a stream. Each of the concurrent callers asks the bare one and the metered one alternately, so that
 both meet the same machine, the same garbage collection and the same sender thread of the meter. Measured is
-the time that a request
-spends in the process, without the wait: what is added to that is the SDK's. A caller waits one millisecond
-for each caller that there is, so that about a thousand requests a second are served whatever the concurrency;
-with no idle time left, each request would wait for all others, and the figure would be theirs.
+the time that a request spends in the process, without the wait: what is added to that is the SDK's. A caller
+waits one millisecond for each caller that there is, so that about a thousand requests a second are served
+whatever the concurrency; with no idle time left, each request would wait for all others, and the figure would
+be theirs.
 
 Events go through a real meter into a file. In the end each metered request has its event there, or the run
 fails.

@@ -4,7 +4,7 @@
 
 Around each HTTP request it opens a `context` with what the resolvers say, so that instrumented clients inside
 know whose call they make. Messages pass as they are, one by one: no task, no buffer. WebSockets and lifespan
-pass untouched.
+pass untouched, without a context: calls in a WebSocket's handler need one of its own.
 
 Routes that are an inference boundary themselves, because a gateway hands a provider's answer on, are named by
 `inference`. Their response body, JSON or server-sent events, is read once the bytes are on their way, and

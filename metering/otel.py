@@ -21,7 +21,9 @@ def annotate(
 
     A span tells of one call. What does not fit there beside what the span says already (a second call within
     it, a further leg, the span of an agent) becomes an event of the span instead; nothing is overwritten.
-    Only what the provider said is told: tokens that are to be counted are not known yet.
+    Only what the provider said is told, and is known when the call ends: not tokens that are to be counted,
+    nor what a body says that is read later (a gateway's, one taken as HTTP). Of these the span bears the mark
+    alone, by which `otel_bridge.SpanBridge` passes it over.
 
     Args:
         operation: As the conventions name it: `chat`, `embeddings`, `text_completion`, `generate_content`.

@@ -350,3 +350,11 @@ def test_calls_may_begin_and_end_while_the_process_does() -> None:
         for thread in threads:
             thread.join()
     assert all(call.is_over for call in held)
+
+
+def test_of_an_answer_that_is_read_later_the_span_bears_the_mark_alone() -> None:
+    provider = TracerProvider()
+    with provider.get_tracer("test").start_as_current_span("mine") as span:
+        OngoingCall(CollectingMeter(), CALL).end(lambda: ([TOLD], "", True), "", "success")
+    told = dict(getattr(span, "attributes", {}))
+    assert told == {"meterline.recorded": True}
