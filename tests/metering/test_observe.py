@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from metering import mishaps, observe
 from metering.call import Call
 from metering.observe import OngoingCall
+from metering.seen import AsItIsNow
 from metering.streams import watched
 from metering.usage import Usage
 from tests.metering.collecting import CollectingMeter
@@ -116,6 +117,14 @@ def test_what_was_asked_is_held_only_where_it_has_to_be_counted() -> None:
     for usage in (TOLD, Usage(input_tokens=1), Usage()):
         OngoingCall(meter, CALL, lambda: {"model": "m"}).used([usage])
     assert [record.asked is not None for record in meter.records] == [False, True, True]
+
+
+def test_no_text_is_in_a_records_repr() -> None:
+    meter = CollectingMeter()
+    call = OngoingCall(meter, CALL, AsItIsNow({"messages": [{"role": "user", "content": "secret"}]}))
+    call.end([Usage()], "secret", "success")
+    assert "secret" not in repr(meter.records)
+    assert (meter.records[0].output_text, meter.records[0].asked is None) == ("secret", False)
 
 
 def test_a_record_that_is_expanded_twice_gives_the_same_key() -> None:
