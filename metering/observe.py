@@ -28,7 +28,7 @@ from metering import nesting
 from metering.call import Call, Ending
 from metering.failures import status_code, used_nothing
 from metering.mishaps import note
-from metering.otel import annotate
+from metering.otel import annotate, marked
 from metering.responses import StreamReader
 from metering.seen import Asked, Later, Seen, Told, is_told
 from metering.usage import Status, Usage
@@ -81,7 +81,11 @@ def observe(meter: Meter, seen: Seen, span: Any = None, operation: str = "chat")
 def _current_span() -> Any:
     """The span in which the call is made: a stream may end anywhere, or be collected inside of another's."""
     trace = sys.modules.get("opentelemetry.trace")
-    return None if trace is None else trace.get_current_span()
+    try:
+        return None if trace is None else marked(trace.get_current_span())
+    except Exception as error:  # noqa: BLE001  # a caller must not notice
+        note("span_not_annotated", "the span was not told that its call is recorded", error)
+        return None
 
 
 class OngoingCall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,17 @@ from metering.usage import Usage
 
 EVENT_NAME = "gen_ai.client.inference.operation.details"
 """The conventions' event for the details of a call of a model."""
+
+
+_told: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Spans that tell of a call."""
+
+
+def marked(span: Any) -> Any:
+    """The span, with the mark that its call is recorded: when the call begins, for who knows how it ends."""
+    if span is not None and span.is_recording():
+        span.set_attribute(MARK, True)  # noqa: FBT003  # OpenTelemetry's own interface
+    return span
 
 
 def annotate(
@@ -39,8 +51,9 @@ def annotate(
     for usage in usages:
         told = span_attributes(call, usage, ending, operation)
         held = getattr(target, "attributes", None) or {}
-        if MARK in held or any(held.get(name, value) != value for name, value in told.items()):
+        if target in _told or any(held.get(name, value) != value for name, value in told.items()):
             target.add_event(EVENT_NAME, {name: value for name, value in told.items() if name != MARK})
         else:
             target.set_attributes(told)
-    target.set_attribute(MARK, True)  # noqa: FBT003  # OpenTelemetry's own interface
+        _told.add(target)
+    marked(target)

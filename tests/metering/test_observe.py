@@ -361,9 +361,13 @@ def test_calls_may_begin_and_end_while_the_process_does() -> None:
     assert all(call.is_over for call in held)
 
 
-def test_of_an_answer_that_is_read_later_the_span_bears_the_mark_alone() -> None:
+def read_later(call: OngoingCall) -> None:
+    call.end(lambda: ([TOLD], "", True), "", "success")
+
+
+@pytest.mark.parametrize("end", [read_later, read_one, lambda _: None])
+def test_of_an_answer_that_is_read_later_or_left_the_span_bears_the_mark_alone(end: Any) -> None:
     provider = TracerProvider()
     with provider.get_tracer("test").start_as_current_span("mine") as span:
-        OngoingCall(CollectingMeter(), CALL).end(lambda: ([TOLD], "", True), "", "success")
-    told = dict(getattr(span, "attributes", {}))
-    assert told == {"meterline.recorded": True}
+        end(OngoingCall(CollectingMeter(), CALL))
+    assert dict(getattr(span, "attributes", {})) == {"meterline.recorded": True}
