@@ -101,7 +101,7 @@ def labels(
 def label(value: object, name: str) -> str | None:
     """One label, or None where none was said."""
     if isinstance(value, (int, UUID)) and not isinstance(value, bool):
-        value = str(value)
+        value = _text(value) or value
     if value is None or value == "":
         return None
     if not isinstance(value, str):
@@ -113,6 +113,14 @@ def label(value: object, name: str) -> str | None:
     return value
 
 
+def _text(value: object) -> str:
+    """Its text; "" for a number of thousands of digits, which Python does not write."""
+    try:
+        return str(value)
+    except ValueError:
+        return ""
+
+
 def _attributes(attributes: object) -> dict[str, str]:
     found: dict[str, str] = {}
     if not isinstance(attributes, Mapping):
@@ -121,7 +129,7 @@ def _attributes(attributes: object) -> dict[str, str]:
     for key, value in attributes.items():
         if value is None:
             continue
-        text = str(value) if isinstance(value, (str, int, float, UUID)) else ""
+        text = _text(value) if isinstance(value, (str, int, float, UUID)) else ""
         fits = isinstance(key, str) and 1 <= len(key) <= LABEL_CHARS_MAX and text
         if not fits or len(text) > ATTRIBUTE_VALUE_CHARS_MAX or len(found) >= APP_ATTRIBUTES_MAX:
             note("attribute_left_out", "an attribute was too long, no text or number, or one too many")

@@ -92,6 +92,7 @@ def test_what_nobody_said_has_the_contracts_defaults() -> None:
         ("a" * 129, "sha256-" + hashlib.sha256(b"a" * 129).hexdigest(), "label_too_long"),
         (42, "42", None),
         (UUID(int=7), "00000000-0000-0000-0000-000000000007", None),
+        pytest.param(10**5000, None, "label_unreadable", id="an integer that Python does not write"),
         (None, None, None),
         ("", None, None),
         (True, None, "label_unreadable"),
