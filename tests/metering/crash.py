@@ -29,7 +29,7 @@ from pathlib import Path
 from tests.integration.running import Place
 from tests.kafka_broker import running_broker
 from tests.metering.kafka_process import lines_at, running_kafka
-from tests.metering.recording import SECONDS, start
+from tests.metering.recording import SECONDS, start, until
 
 LIVES_SECONDS = (0.5, 3.0)
 """A recorder lives so long: from its imports to many flushes."""
@@ -134,6 +134,7 @@ def run_round(kafka: Switch, root: Path, seed: int, kills: int) -> Outcome:
             victim.kill()
             ended.append(victim)
             lives.append(_begin(place, f"r{number + 2}", chance))
+        until(lambda: any(recorder.flushed for recorder in ended + lives))  # or the round shows nothing
     finally:
         over.set()
         weather.join()

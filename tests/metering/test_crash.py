@@ -12,7 +12,7 @@ from tests.metering.crash import broker, check_the_job, run_round
 def test_what_a_flush_covered_arrives_though_its_process_is_killed(tmp_path: Path) -> None:
     with broker(is_real=False) as kafka:
         outcome = run_round(kafka, tmp_path, seed=1, kills=1)
-    assert len(outcome.arrived) >= outcome.flushed
+    assert len(outcome.arrived) >= outcome.flushed > 0
 
 
 @pytest.mark.long
