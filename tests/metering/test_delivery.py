@@ -376,6 +376,8 @@ STEPS: dict[str, Step] = {
     "a second": lambda rig: rig.turn(1.0),
     "away": lambda rig: setattr(rig.destination, "away", True),
     "back": lambda rig: setattr(rig.destination, "away", False),
+    "late": lambda rig: setattr(rig.destination, "late", 2),
+    "in time": lambda rig: setattr(rig.destination, "late", 0),
     "fail": lambda rig: rig.destination.fail(),
     "busy": lambda rig: setattr(rig.destination, "refusal", Busy),
     "unavailable": lambda rig: setattr(rig.destination, "refusal", Unavailable),
@@ -402,7 +404,7 @@ def test_everything_arrives_and_what_is_secure_survives_a_crash(
     heir.until_idle()
     assert set(rig.destination.arrived) | set(heir.destination.arrived) >= set(rig.recorded[:secured])
     whole = Rig(directory / "other", bytes_max)
-    for step in [*steps, "willing", "back"]:
+    for step in [*steps, "willing", "back", "in time"]:
         STEPS[step](whole)
     whole.until_idle()
     assert set(whole.destination.arrived) == set(whole.recorded)
