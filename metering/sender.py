@@ -229,7 +229,7 @@ class Sender:
         spooled = self._counts.spooled
         moved = delivery.turn(now)
         if spooled := self._counts.spooled - spooled:
-            why = self._counts.last_error or "they were not acknowledged in time"
+            why = self._counts.last_error or "they were late, or others wait there"
             self._notices.tell("events go to the spool", why, now, spooled)
         for kind, sentence, count in self._counts.to_tell:
             self._notices.tell(kind, sentence, now, count)
