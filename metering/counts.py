@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 class MeterStats:
     """The counts of a meter, in events, since this process started.
 
-    recorded = delivered + spooled + dropped + repeated + waiting, at any moment at which the sender rests;
-    but an event that was spooled first and `refused` later counts in both.
+    recorded = delivered + spooled + dropped + without_event + waiting, at any moment at which the sender
+    rests; but an event that was spooled first and `refused` later counts in both.
 
     Attributes:
         recorded: Calls of `record`, and what observations came to beyond one event each. It never goes down.
         delivered: Acknowledged by the destination straight from memory.
         spooled: Written to the spool.
         replayed: Acknowledged from the spool; events of processes that are gone, taken over, among them.
-        repeated: Observations that came to no event, since a client inside had recorded the same answer.
+        without_event: Observations that came to none: a client inside had recorded the same answer, or there
+            was nothing to bill. `metering.mishaps.counts` says which.
         waiting: In memory: in the queue, or handed over and not acknowledged. A moment's figure.
         queue_depth: In the queue alone.
         spool_bytes: On disk, not yet replayed. A moment's figure.
@@ -38,7 +39,7 @@ class MeterStats:
     delivered: int
     spooled: int
     replayed: int
-    repeated: int
+    without_event: int
     waiting: int
     queue_depth: int
     spool_bytes: int
@@ -61,7 +62,7 @@ class Counts:
     delivered: int = 0
     spooled: int = 0
     replayed: int = 0
-    repeated: int = 0
+    without_event: int = 0
     damaged_bytes: int = 0
     invalid: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)

@@ -15,7 +15,7 @@ from metering.meter import Meter
 
 _COUNTERS = {
     "recorded": "Events recorded.",
-    "repeated": "Observations of an answer that a client inside had recorded.",
+    "without_event": "Observations that came to no event: recorded by a client inside, say.",
     "delivered": "Events acknowledged by the destination straight from memory.",
     "spooled": "Events written to the spool.",
     "replayed": "Events acknowledged from the spool.",

@@ -147,7 +147,7 @@ class Sender:
             delivered=counts.delivered,
             spooled=counts.spooled,
             replayed=counts.replayed,
-            repeated=counts.repeated,
+            without_event=counts.without_event,
             waiting=depth + len(self._lines) + (0 if delivery is None else delivery.waiting_events),
             queue_depth=depth,
             spool_bytes=0 if delivery is None else delivery.spool_bytes,
@@ -286,7 +286,7 @@ class Sender:
             self._counts.taken += 1
             self._drop("not_serialisable", f"reading an event raised {type(exc).__name__}", now)
             return []
-        self._counts.repeated += not events
+        self._counts.without_event += not events
         self._counts.taken += max(len(events), 1)
         return [line for event in events if (line := self._encode(event, now)) is not None]
 

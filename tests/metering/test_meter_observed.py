@@ -69,7 +69,7 @@ def test_an_observation_is_asked_for_its_events_in_the_senders_thread(meter: Met
     assert keys_in(file) == ["k1", "k2", "k3", "k4"]
     stats = meter.stats()
     assert (stats.recorded, stats.delivered, stats.dropped) == (7, 4, {"not_serialisable": 2})
-    assert stats.repeated == 1
+    assert stats.without_event == 1
     assert several.asked_in == ["meterline"]
 
 

@@ -27,7 +27,7 @@ def test_a_scrape_has_every_count(tmp_path: Path) -> None:
     assert shown == {
         "meterline_meter_recorded_total": "3.0",
         "meterline_meter_delivered_total": "2.0",
-        "meterline_meter_repeated_total": "0.0",
+        "meterline_meter_without_event_total": "0.0",
         "meterline_meter_spooled_total": "0.0",
         "meterline_meter_replayed_total": "0.0",
         "meterline_meter_damaged_bytes_total": "0.0",
@@ -73,5 +73,5 @@ def test_no_counter_ever_goes_down(tmp_path: Path) -> None:
         go.set()
         assert meter.flush(SECONDS)
         scrape()
-        assert (meter.stats().delivered, meter.stats().repeated) == (3, 2)
+        assert (meter.stats().delivered, meter.stats().without_event) == (3, 2)
     assert recorded == [3, 3, 5]
