@@ -32,6 +32,13 @@ class Word(str, enum.Enum):
     HIT = "hit"
 
 
+class Incomparable(int):
+    def __ge__(self, other: object) -> bool:
+        raise SystemExit
+
+    __lt__ = __le__ = __gt__ = __ge__
+
+
 class Lazy(Mapping[str, Any]):
     """A mapping that is no dictionary."""
 
@@ -66,6 +73,7 @@ FORMS = [
     (smallest(provider_cost=Decimal("1E+2")), "provider_cost", "100", ""),
     (smallest(provider_cost=None), "provider_cost", None, ""),
     (smallest(timestamp=dt.datetime(2026, 2, 2, tzinfo=UTC)), "timestamp", "2026-02-02T00:00:00+00:00", ""),
+    (smallest(input_tokens=Incomparable(10)), "input_tokens", 10, ""),
     (smallest(cache_status=Word.HIT), "cache_status", "hit", ""),
     (smallest(note="unknown fields go along"), "note", "unknown fields go along", ""),
     (smallest(note=Opaque()), "note", {"unreadable": "<Opaque>"}, ""),

@@ -75,9 +75,28 @@ class Strange(Mapping[str, Any]):
         raise self.error
 
 
+class StrangeNumber(int):
+    def __abs__(self) -> int:
+        raise ValueError
+
+    def __ge__(self, other: object) -> bool:
+        raise ValueError
+
+    __lt__ = __le__ = __gt__ = __ge__
+
+
+class StrangeText(str):
+    __slots__ = ()
+
+    def encode(self, *_: object) -> bytes:
+        raise SystemExit
+
+
 @pytest.mark.parametrize(
     "strange",
     [
+        event(3, input_tokens=StrangeNumber(3)),
+        event(3, tenant=StrangeText("acme"), model=""),
         Strange(ValueError("x")),
         Strange(KeyboardInterrupt()),
         Strange(SystemExit(3)),
