@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import os
 import sys
 import time
@@ -59,6 +60,9 @@ SPOOL_AFTER_SECONDS = 1.0
 FLUSH_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 """How long `flush` and `close` wait by default; the end of the interpreter waits for `CLOSE_SECONDS` too."""
+
+WAIT_SECONDS_MAX = 86_400.0
+"""No caller is kept waiting for longer, whatever it asked for."""
 
 ANSWER_SHARE = 0.8
 """Of the time that a caller waits: by then the sender gives up, and uses the rest to put things away."""
@@ -144,16 +148,18 @@ class Meter:
         A dictionary is copied, so that what becomes of it later does not matter. Never raises and never
         waits: what cannot be taken is dropped and counted (`MeterStats`).
         """
+        # No code of the event's own is run here, as `isinstance` and `getattr` would: it might raise what an
+        # `except Exception` lets through, and all that is caught here may be the application's own Ctrl-C.
         try:
             sender = self._sender
             queue = sender.queue
             is_plain = type(event) is dict
-            is_small = is_plain or isinstance(event, UsageEvent)
+            is_small = is_plain or type(event) is UsageEvent
             bound = self._queue_events_max if is_small else self._queue_observed_max
             if len(queue) >= bound or not sender.is_open:
                 sender.refuse("queue_full" if sender.is_open else "closed")
                 return
-            if not is_small and (size := getattr(event, "size_bytes", 0)) > 0:
+            if not is_small and (size := _size_bytes(event)) > 0:
                 if not sender.place_weighed(event, size, QUEUE_OBSERVED_BYTES_MAX):
                     return
             else:
@@ -172,12 +178,17 @@ class Meter:
 
         `stats` says how much of which. Without a spool that fails while the destination is away.
 
+        Args:
+            timeout_seconds: From 0 to a day (`WAIT_SECONDS_MAX`), and cut to that; the default stands for
+                what is no number.
+
         Returns:
             Whether it is so; False after `timeout_seconds`.
         """
+        wait_seconds = _seconds(timeout_seconds, FLUSH_SECONDS)
         told: SimpleQueue[bool] = SimpleQueue()
-        self._mark(told.put, timeout_seconds, is_last=False)
-        return _answer(told, timeout_seconds)
+        self._mark(told.put, wait_seconds, is_last=False)
+        return _answer(told, wait_seconds)
 
     def close(self, timeout_seconds: float = CLOSE_SECONDS) -> bool:
         """Take no more events, deliver or spool what there is, and end the sender.
@@ -185,20 +196,24 @@ class Meter:
         Without a spool, what the destination has not acknowledged by then is dropped, and counted. A second
         call does nothing.
 
+        Args:
+            timeout_seconds: As `flush` takes it.
+
         Returns:
             Whether all is acknowledged or in the spool.
         """
+        wait_seconds = _seconds(timeout_seconds, CLOSE_SECONDS)
         told: SimpleQueue[bool] = SimpleQueue()
-        self._mark(told.put, timeout_seconds, is_last=True)
-        return _answer(told, timeout_seconds)
+        self._mark(told.put, wait_seconds, is_last=True)
+        return _answer(told, wait_seconds)
 
     async def aflush(self, timeout_seconds: float = FLUSH_SECONDS) -> bool:
         """`flush`, without blocking asyncio's loop."""
-        return await self._amark(timeout_seconds, is_last=False)
+        return await self._amark(_seconds(timeout_seconds, FLUSH_SECONDS), is_last=False)
 
     async def aclose(self, timeout_seconds: float = CLOSE_SECONDS) -> bool:
         """`close`, without blocking asyncio's loop."""
-        return await self._amark(timeout_seconds, is_last=True)
+        return await self._amark(_seconds(timeout_seconds, CLOSE_SECONDS), is_last=True)
 
     def stats(self) -> MeterStats:
         """What has become of all events."""
@@ -222,16 +237,16 @@ class Meter:
     ) -> None:
         await self.aclose()
 
-    def _mark(self, answer: Callable[[bool], None], timeout_seconds: float, *, is_last: bool) -> None:
+    def _mark(self, answer: Callable[[bool], None], wait_seconds: float, *, is_last: bool) -> None:
         sender = self._sender
         if is_last:
             sender.is_open = False
         if len(sender.queue) >= self._queue_events_max + MARKS_MAX:
             answer(False)  # noqa: FBT003  # what a mark answers
             return
-        sender.place(Mark(answer, time.monotonic() + timeout_seconds * ANSWER_SHARE, is_last))
+        sender.place(Mark(answer, time.monotonic() + wait_seconds * ANSWER_SHARE, is_last))
 
-    async def _amark(self, timeout_seconds: float, *, is_last: bool) -> bool:
+    async def _amark(self, wait_seconds: float, *, is_last: bool) -> bool:
         loop = asyncio.get_running_loop()
         told: asyncio.Future[bool] = loop.create_future()
 
@@ -242,9 +257,9 @@ class Meter:
         def tell(is_secure: bool) -> None:  # noqa: FBT001  # as above
             loop.call_soon_threadsafe(settle, is_secure)
 
-        self._mark(tell, timeout_seconds, is_last=is_last)
+        self._mark(tell, wait_seconds, is_last=is_last)
         try:
-            return await asyncio.wait_for(told, timeout_seconds)
+            return await asyncio.wait_for(told, wait_seconds)
         except asyncio.TimeoutError:
             return False
 
@@ -259,6 +274,14 @@ class Meter:
         parents.abandon()
 
 
+def _size_bytes(observed: object) -> int:
+    try:
+        size: int = object.__getattribute__(observed, "size_bytes")
+    except AttributeError:
+        return 0
+    return size
+
+
 def _copy(event: Any) -> dict[str, object]:
     copied: dict[str, object] = event.copy()
     attributes = copied.get("attributes")
@@ -267,9 +290,18 @@ def _copy(event: Any) -> dict[str, object]:
     return copied
 
 
-def _answer(told: SimpleQueue[bool], timeout_seconds: float) -> bool:
+def _seconds(asked: object, usual: float) -> float:
+    """How long to wait: what was asked, if it is a number, within bounds."""
     try:
-        return told.get(timeout=max(timeout_seconds, 0))
+        seconds = float(asked)  # type: ignore[arg-type]  # what is none raises
+    except Exception:  # noqa: BLE001  # not in the caller's thread
+        return usual
+    return usual if math.isnan(seconds) else min(max(seconds, 0.0), WAIT_SECONDS_MAX)
+
+
+def _answer(told: SimpleQueue[bool], wait_seconds: float) -> bool:
+    try:
+        return told.get(timeout=wait_seconds)
     except Empty:
         return False
 

@@ -8,7 +8,7 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,63 +57,6 @@ def test_what_becomes_of_a_dictionary_afterwards_does_not_matter(meter: Meter, f
     assert [(one["idempotency_key"], one["attributes"]["n"]) for one in lines] == [
         (f"k{number}", str(number)) for number in range(100)
     ]
-
-
-class Strange(Mapping[str, Any]):
-    """Its own code raises whatever it likes, in whatever thread reads it."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __getitem__(self, name: str) -> Any:
-        raise self.error
-
-    def __iter__(self) -> Iterator[str]:
-        raise self.error
-
-    def __len__(self) -> int:
-        raise self.error
-
-
-class StrangeNumber(int):
-    def __abs__(self) -> int:
-        raise ValueError
-
-    def __ge__(self, other: object) -> bool:
-        raise ValueError
-
-    __lt__ = __le__ = __gt__ = __ge__
-
-
-class StrangeText(str):
-    __slots__ = ()
-
-    def encode(self, *_: object) -> bytes:
-        raise SystemExit
-
-
-@pytest.mark.parametrize(
-    "strange",
-    [
-        event(3, input_tokens=StrangeNumber(3)),
-        event(3, tenant=StrangeText("acme"), model=""),
-        Strange(ValueError("x")),
-        Strange(KeyboardInterrupt()),
-        Strange(SystemExit(3)),
-        Strange(GeneratorExit()),
-        None,
-        7,
-        "text",
-    ],
-)
-def test_a_strange_event_is_counted_and_ends_nothing(meter: Meter, file: Path, strange: Any) -> None:
-    meter.record(event(1))
-    meter.record(strange)
-    meter.record(event(2))
-    assert meter.flush(SECONDS)
-    assert keys_in(file) == ["k1", "k2"]
-    stats = meter.stats()
-    assert (stats.dropped, stats.recorded, stats.delivered) == ({"not_serialisable": 1}, 3, 2)
 
 
 def test_an_event_that_the_contract_refuses_is_sent_and_counted(
@@ -189,6 +132,30 @@ def test_after_close_events_are_counted_and_closing_again_does_nothing(meter: Me
     assert keys_in(file) == ["k1"]
     assert meter.stats().dropped == {"closed": 1}
     assert meter.stats().recorded == 2
+
+
+def test_who_waits_in_a_flush_is_no_event(meter: Meter) -> None:
+    began, may_go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def events(self) -> list[dict[str, Any]]:
+            began.set()
+            may_go_on.wait(SECONDS)
+            return [event(0)]
+
+    meter.record(Slow())
+    assert began.wait(SECONDS)
+    meter.record(event(1))
+    waiting = [threading.Thread(target=meter.flush, args=(SECONDS,)) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+    until(lambda: len(meter._sender.queue) == 6)  # noqa: SLF001  # the event, and whoever waits
+    stats = meter.stats()
+    may_go_on.set()
+    assert (stats.recorded, stats.queue_depth, stats.waiting) == (1, 1, 1)
+    for thread in waiting:
+        thread.join()
+    assert (meter.stats().recorded, meter.stats().delivered) == (2, 2)
 
 
 def test_a_meter_that_never_recorded_closes_and_leaves_nothing(tmp_path: Path) -> None:
