@@ -220,6 +220,8 @@ class Delivery:
             held.retry_at = now + held.retry_seconds
             held.retry_seconds = min(2 * held.retry_seconds, RETRY_SECONDS_MAX)
             self._unsent += 1
+        if self._spool is None and self._unsent:  # otherwise they go to the spool, which is told
+            self._counts.to_tell.append(("events wait", self._counts.last_error, 1))
 
     def _split(self, held: _Held) -> None:
         """Put two halves in the place of a message that the broker found too large; refuse a single line."""

@@ -9,6 +9,7 @@ takes it for a place of passwords may have put one anywhere in it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ SECRET_BYTES_MAX = 4096
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows as a name
-_BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_PORT_MAX = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,10 @@ def parse_destination(url: str, security: KafkaSecurity) -> KafkaDestination | F
     Raises:
         ValueError: it is neither form, in one sentence.
     """
-    scheme = url.split("://", 1)[0]
+    given: tuple[object, object] = (url, security)  # whatever a caller took for one
+    if not isinstance(given[1], KafkaSecurity):
+        raise ValueError("the security of a meter is a KafkaSecurity")  # noqa: TRY004  # one kind for all
+    scheme = url.split("://", 1)[0] if isinstance(given[0], str) else ""
     if scheme == "kafka":
         return _kafka(url, security)
     if scheme == "file" and security == KafkaSecurity():
@@ -141,20 +146,45 @@ def _kafka(url: str, security: KafkaSecurity) -> KafkaDestination:
     parts = _split(url)
     topic = parts.path.strip("/")
     brokers = parts.netloc.split(",")
-    fits = _TOPIC.fullmatch(topic) and all(_BROKER.fullmatch(broker) for broker in brokers)
+    found = [match for broker in brokers if (match := _BROKER.fullmatch(broker))]
+    fits = _TOPIC.fullmatch(topic) and len(found) == len(brokers)
     if not fits or topic in (".", "..") or parts.query or parts.fragment:
         raise ValueError("the address of Kafka is not of the form kafka://host:port/topic")
+    if not all(0 < int(match[1]) <= _PORT_MAX for match in found if match[1]):
+        raise ValueError(f"a port in the address of Kafka is a number from 1 to {_PORT_MAX}")
     return KafkaDestination(parts.netloc, topic, security)
 
 
 def _file(url: str) -> FileDestination:
     parts = _split(url.replace("?", "%3F").replace("#", "%23"))  # as the job reads it
     path = Path(unquote(parts.path))
-    if parts.netloc or not path.name or "\0" in str(path):
+    is_directory = unquote(parts.path).rpartition("/")[2] in ("", ".", "..")
+    if parts.netloc or is_directory or "\0" in str(path):
         raise ValueError("the file of events is not of the form file:///abs/path/events.jsonl")
     if path.suffix == ".gz":
         raise ValueError("a file of events ending with .gz cannot be appended to: leave out .gz")
     return FileDestination(path)
+
+
+def parse_spool_dir(spool_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The spool's whole path; None for no spool.
+
+    Raises:
+        ValueError: it is no path, or one that most likely means another place than it says.
+    """
+    if spool_dir is None:
+        return None
+    path: object = spool_dir  # whatever a caller took for one
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("the spool's directory is a path that is not empty, or None for no spool")
+    if path.startswith("~"):
+        raise ValueError("the spool's directory begins with ~, which only a shell reads: give the whole path")
+    try:
+        return Path(path).absolute()
+    except OSError:  # the working directory is gone
+        raise ValueError("the spool's directory is not a whole path, and where it begins is gone") from None
 
 
 def security_from(environment: Mapping[str, str]) -> KafkaSecurity:

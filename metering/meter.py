@@ -23,7 +23,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol
@@ -37,6 +36,7 @@ from metering.destination import (
     SPOOL_DIR_ENV,
     KafkaSecurity,
     parse_destination,
+    parse_spool_dir,
     security_from,
 )
 from metering.event import UsageEvent
@@ -96,7 +96,7 @@ class Meter:
         spool_after_seconds: How long an event may wait for its acknowledgement in memory.
 
     Raises:
-        ValueError: the destination or a bound cannot be used; nothing else ever raises.
+        ValueError: where events go, or a bound, cannot be used; nothing else ever raises.
     """
 
     def __init__(
@@ -109,16 +109,10 @@ class Meter:
         spool_bytes_max: int = SPOOL_BYTES_MAX,
         spool_after_seconds: float = SPOOL_AFTER_SECONDS,
     ) -> None:
-        if queue_events_max < 1 or spool_bytes_max < 1 or not spool_after_seconds > 0:
-            raise ValueError("a meter's bounds are greater than zero")
-        where = parse_destination(destination, security or KafkaSecurity())
-        self._make_delivery = partial(
-            make_delivery,
-            where,
-            None if spool_dir is None else Path(spool_dir).absolute(),
-            spool_bytes_max,
-            spool_after_seconds,
-        )
+        _check_bounds(queue_events_max, spool_bytes_max, spool_after_seconds)
+        where = parse_destination(destination, KafkaSecurity() if security is None else security)
+        spool = parse_spool_dir(spool_dir)
+        self._make_delivery = partial(make_delivery, where, spool, spool_bytes_max, spool_after_seconds)
         self._name = where.name
         self._queue_events_max = queue_events_max
         self._queue_observed_max = min(queue_events_max, QUEUE_OBSERVED_MAX)
@@ -272,6 +266,15 @@ class Meter:
         parents, self._sender = self._sender, Sender(self._make_delivery, self._began)
         self._sender.is_open = parents.is_open
         parents.abandon()
+
+
+def _check_bounds(queue_events_max: object, spool_bytes_max: object, spool_after_seconds: object) -> None:
+    for name, bound in (("queue_events_max", queue_events_max), ("spool_bytes_max", spool_bytes_max)):
+        if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
+            raise ValueError(f"a meter's {name} is a whole number greater than zero")
+    seconds = spool_after_seconds
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
+        raise ValueError("a meter's spool_after_seconds is a number greater than zero, and not infinite")
 
 
 def _size_bytes(observed: object) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from metering.destination import (
     KafkaDestination,
     KafkaSecurity,
     parse_destination,
+    parse_spool_dir,
     security_from,
 )
 from metering.meter import Meter
@@ -18,7 +22,16 @@ from metering.meter import Meter
 PLAIN = KafkaSecurity()
 NOT_KAFKA = "the address of Kafka is not of the form kafka://host:port/topic"
 NOT_A_FILE = "the file of events is not of the form file:///abs/path/events.jsonl"
+NOT_A_PORT = "a port in the address of Kafka is a number from 1 to 65535"
 LOGIN = {"METERLINE_KAFKA_SASL_USERNAME": "app", "METERLINE_KAFKA_SASL_PASSWORD": "hunter2"}
+
+
+class Odd(os.PathLike[Any]):
+    def __init__(self, path: Any) -> None:
+        self.path = path
+
+    def __fspath__(self) -> Any:
+        return self.path
 
 
 @pytest.mark.parametrize(
@@ -26,22 +39,31 @@ LOGIN = {"METERLINE_KAFKA_SASL_USERNAME": "app", "METERLINE_KAFKA_SASL_PASSWORD"
     [
         ("kafka://localhost:9092/events", KafkaDestination("localhost:9092", "events", PLAIN)),
         ("kafka://a:1,b:2/ai-metering-events", KafkaDestination("a:1,b:2", "ai-metering-events", PLAIN)),
+        ("kafka://a:65535/t", KafkaDestination("a:65535", "t", PLAIN)),
+        ("kafka://a/t", KafkaDestination("a", "t", PLAIN)),
         ("kafka://[::1]:9092/t", KafkaDestination("[::1]:9092", "t", PLAIN)),
         ("file:///data/events.jsonl", FileDestination(Path("/data/events.jsonl"))),
         ("file:///data/a%20b?#.jsonl", FileDestination(Path("/data/a b?#.jsonl"))),
         ("localhost:9092/events", "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
         ("", "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
+        (None, "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
+        (b"kafka://a:1/t", "events go to kafka://host:port/topic or file:///abs/path/events.jsonl"),
         ("kafka://localhost:9092", NOT_KAFKA),
         ("kafka:///events", NOT_KAFKA),
         ("kafka://a:1,/events", NOT_KAFKA),
         ("kafka://a:1/two/topics", NOT_KAFKA),
         ("kafka://a:1/what?x=1", NOT_KAFKA),
+        ("kafka://a:0/events", NOT_A_PORT),
+        ("kafka://a:1,b:65536/events", NOT_A_PORT),
+        ("kafka://a:123456/events", NOT_KAFKA),
         ("file://data/events.jsonl", NOT_A_FILE),
+        ("file:///data/", NOT_A_FILE),
+        ("file:///data/..", NOT_A_FILE),
         ("file:///", NOT_A_FILE),
         ("file:///e.jsonl.gz", "a file of events ending with .gz cannot be appended to: leave out .gz"),
     ],
 )
-def test_addresses(url: str, expected: object) -> None:
+def test_addresses(url: Any, expected: object) -> None:
     if isinstance(expected, str):
         with pytest.raises(ValueError, match=r"^") as caught:
             Meter(url)
@@ -122,11 +144,35 @@ def test_what_does_not_fit_is_one_sentence_without_the_password(
 
 
 @pytest.mark.parametrize(
-    "bounds", [{"queue_events_max": 0}, {"spool_bytes_max": 0}, {"spool_after_seconds": 0.0}]
+    ("argument", "wrong", "expected"),
+    [
+        *(
+            ("queue_events_max", one, "whole number greater than zero")
+            for one in (0, 1.5, math.nan, "5", None)
+        ),
+        *(("spool_bytes_max", one, "whole number greater than zero") for one in (0, -1, True, math.inf)),
+        *(("spool_after_seconds", one, "greater than zero") for one in (0.0, math.nan, math.inf, "1", None)),
+        *(("spool_dir", one, "a path that is not empty") for one in ("", "a\0b", 5, b"spool", Odd(b"spool"))),
+        ("spool_dir", "~/spool", "begins with ~"),
+        ("security", "SASL_SSL", "is a KafkaSecurity"),
+    ],
 )
-def test_bounds_are_greater_than_zero(bounds: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="greater than zero"):
-        Meter("file:///e.jsonl", **bounds)  # type: ignore[arg-type]  # what a caller may get wrong
+def test_what_else_cannot_be_used_is_one_sentence(argument: str, wrong: object, expected: str) -> None:
+    arguments: dict[str, Any] = {argument: wrong}
+    with pytest.raises(ValueError, match=expected):
+        Meter("file:///e.jsonl", **arguments)
+
+
+def test_a_spool_that_begins_in_a_directory_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ValueError, match="not a whole path"):
+        Meter("file:///e.jsonl", spool_dir="spool")
+    assert parse_spool_dir("/spool") == Path("/spool")
 
 
 def test_a_password_file_is_read_when_it_is_needed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from metering.meter import Meter
-from tests.metering.recording import SECONDS, event, keys_in
+from tests.metering.recording import SECONDS, event, keys_in, until
 
 
 @pytest.fixture
@@ -122,3 +123,14 @@ def test_a_flush_without_time_answers_at_once(tmp_path: Path, seconds: float) ->
     meter = Meter(f"file://{tmp_path}/none/events.jsonl")
     meter.record(event(1))
     assert (meter.flush(seconds), meter.close(seconds)) == (False, False)
+
+
+def test_a_directory_for_a_file_is_told_where_events_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    meter = Meter(f"file://{tmp_path}")
+    with caplog.at_level(logging.WARNING, "meterline"):
+        meter.record(event(1))
+        until(lambda: any("Is a directory" in record.getMessage() for record in caplog.records))
+    assert (meter.stats().waiting, meter.stats().last_error) == (1, f"{tmp_path}: Is a directory")
+    assert not meter.close(0.1)
