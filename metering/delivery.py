@@ -4,7 +4,7 @@ Two ways, one at a time:
 
 - direct: nothing in the spool has still to be read. Messages go to the transport and are held until they are
   acknowledged. Once one has waited for `spool_after_seconds`, has failed, or too many wait, all that are in
-  memory alone are written to the spool, in order, and the way changes.
+  memory alone are written to the spool, in order, and the way changes. What does not fit waits in memory.
 - spooled: new messages are appended to the spool. From its front messages are handed to the transport, as
   many as may be held; when all have been handed over the way is direct again, though events never pause.
   Messages in memory alone are always behind those that are in the spool too.
@@ -154,8 +154,8 @@ class Delivery:
         self._transport.poll(0)
         self._settle(now)
         self._spool_again_at = now
-        if self.volatile_events:
-            self._spool_all(now)
+        while self.volatile_events and self._spool_all(now):
+            pass
         if lost := self.volatile_events:
             self._counts.dropped["undelivered"] += lost
             self.waiting_events -= lost
@@ -175,6 +175,10 @@ class Delivery:
     @property
     def _is_direct(self) -> bool:
         return self._spool is None or self._spool.is_read
+
+    @property
+    def _has_volatile(self) -> bool:
+        return any(held.is_volatile for held in self._held)
 
     @property
     def _is_full(self) -> bool:
@@ -308,7 +312,7 @@ class Delivery:
         return self._is_stuck(now) or (self._is_full and bool(self._new))
 
     def _spool_all(self, now: float) -> bool:
-        """Write all that is in memory alone to the spool, in order; whether it took it."""
+        """Write what is in memory alone to the spool, in order, as far as it fits; whether any of it did."""
         if self._spool is None or now < self._spool_again_at:
             return False
         volatile = [held for held in self._held if held.is_volatile]
@@ -324,10 +328,11 @@ class Delivery:
         for held, place in zip(volatile, places, strict=False):
             held.is_kept, held.place = True, place
         self._spool.skip(places[: len(volatile)])
-        count = sum(message.events for message in messages)
+        count = sum(message.events for message in messages[: len(places)])
         self._counts.spooled += count
         self.waiting_events -= count
-        self._new.clear()
+        for _ in range(len(places) - len(volatile)):
+            self._new.popleft()
         return True
 
     def _save(self, now: float) -> None:
@@ -348,8 +353,9 @@ class Delivery:
         waited = now - self._adopted_at
         if self._spool is None or waited < ADOPT_SECONDS:
             return
-        is_in_between = any(held.is_volatile for held in self._held)
-        if is_in_between and (waited < 2 * ADOPT_SECONDS or not self._spool_all(now)):
+        if waited >= 2 * ADOPT_SECONDS and self._has_volatile:
+            self._spool_all(now)
+        if self._has_volatile:
             return
         self._adopted_at = now
         try:

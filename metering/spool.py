@@ -24,6 +24,7 @@ it is read, which is `SEGMENT_BYTES` and what the last append added to it. One t
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -102,20 +103,27 @@ class Spool:
         return not self._ready and all(found.read_to >= found.size for found in self._segments.values())
 
     def append(self, messages: Sequence[Message]) -> list[Place]:
-        """Write messages at the end, all or none of them.
+        """Write messages at the end, from the first one on as many as `bytes_max` allows.
+
+        Returns:
+            The places of those that it took.
 
         Raises:
-            SpoolFull: `bytes_max` would be passed.
-            OSError: the disk takes no more, or cannot be written.
+            SpoolFull: not even the first one fits.
+            OSError: the disk takes no more, or cannot be written. None was taken.
         """
         data, ends = spool_records.frames(messages)
-        if self.size_bytes + len(data) + spool_records.HEAD_BYTES > self._bytes_max:
-            raise SpoolFull(f"the spool holds {self.size_bytes} bytes and may hold {self._bytes_max}")
+        room = self._bytes_max - self.size_bytes - spool_records.HEAD_BYTES
+        ends = ends[: bisect_right(ends, room)]
+        if not ends:
+            raise SpoolFull(
+                f"it holds {self.size_bytes} bytes and may hold {self._bytes_max}: the rest waits in memory"
+            )
         if self._active < 0:
             self._begin_segment()
         segment = self._segments[self._active_number]
         start = segment.size
-        self._write(segment, data)
+        self._write(segment, data[: ends[-1]])
         self._unsynced = True
         places = [Place(segment.number, start + end) for end in ends]
         if segment.size > SEGMENT_BYTES:

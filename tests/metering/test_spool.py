@@ -301,6 +301,20 @@ def test_a_full_spool_takes_no_more_until_there_is_room(directory: Path) -> None
     assert replay(spool) == [message(2, size=600)]
 
 
+@pytest.mark.parametrize(
+    ("bytes_max", "taken"), [(125, 0), (126, 1), (239, 1), (240, 2), (354, 3), (9_999, 3)]
+)
+def test_an_append_takes_what_fits_from_the_front(directory: Path, bytes_max: int, taken: int) -> None:
+    spool, three = opened(directory, bytes_max), [message(number, size=90) for number in range(3)]
+    if taken:
+        assert [place.end for place in spool.append(three)] == [126, 240, 354][:taken]
+    else:
+        with pytest.raises(SpoolFull, match=f"it holds 0 bytes and may hold {bytes_max}"):
+            spool.append(three)
+    assert spool.size_bytes <= bytes_max
+    assert replay(spool) == three[:taken]
+
+
 def test_what_is_kept_aside_is_bounded_for_all_processes(directory: Path) -> None:
     told: list[str] = []
     spools = [Spool(directory, 100, lambda sentence, _: told.append(sentence)) for _ in range(2)]
