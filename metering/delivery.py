@@ -225,7 +225,7 @@ class Delivery:
             held.retry_seconds = min(2 * held.retry_seconds, RETRY_SECONDS_MAX)
             self._unsent += 1
         if self._spool is None and self._unsent:  # otherwise they go to the spool, which is told
-            self._counts.to_tell.append(("events wait", self._counts.last_error, 1))
+            self._counts.to_tell.append(("events wait in memory", self._counts.last_error, 1))
 
     def _split(self, held: _Held) -> None:
         """Put two halves in the place of a message that the broker found too large; refuse a single line."""
@@ -322,7 +322,7 @@ class Delivery:
         try:
             places = self._spool.append(messages)
         except OSError as exc:
-            self._note_disk(exc)
+            self._note_disk(exc, "events wait in memory")
             self._spool_again_at = now + DISK_RETRY_SECONDS
             return False
         for held, place in zip(volatile, places, strict=False):
@@ -363,6 +363,6 @@ class Delivery:
         except OSError as exc:
             self._note_disk(exc)
 
-    def _note_disk(self, exc: OSError) -> None:
+    def _note_disk(self, exc: OSError, kind: str = "events wait") -> None:
         self._counts.last_error = f"the spool: {exc.strerror or exc}"
-        self._counts.to_tell.append(("events wait", self._counts.last_error, 1))
+        self._counts.to_tell.append((kind, self._counts.last_error, 1))

@@ -116,9 +116,7 @@ class Spool:
         room = self._bytes_max - self.size_bytes - spool_records.HEAD_BYTES
         ends = ends[: bisect_right(ends, room)]
         if not ends:
-            raise SpoolFull(
-                f"it holds {self.size_bytes} bytes and may hold {self._bytes_max}: the rest waits in memory"
-            )
+            raise SpoolFull(f"it holds {self.size_bytes} bytes and may hold {self._bytes_max}")
         if self._active < 0:
             self._begin_segment()
         segment = self._segments[self._active_number]

@@ -26,8 +26,8 @@ def test_a_spool_takes_what_fits_in_order_and_the_rest_waits_in_memory(
         rig.turn(SPOOL_AFTER)
     left = held + new - 4
     assert (rig.counted, rig.secure()) == ((0, 4, 0, left), False)
-    assert rig.counts.last_error == "the spool: it holds 104 bytes and may hold 104: the rest waits in memory"
-    assert ("events wait", rig.counts.last_error, 1) in rig.counts.to_tell
+    assert rig.counts.last_error == "the spool: it holds 104 bytes and may hold 104"
+    assert ("events wait in memory", rig.counts.last_error, 1) in rig.counts.to_tell
     rig.destination.away = False
     rig.until_idle()
     assert (rig.destination.arrived, rig.counted) == (rig.recorded, (left, 4, 4, 0))
