@@ -27,10 +27,10 @@ class MeterStats:
         damaged_bytes: Of spools, found to be no records and kept aside.
         invalid: By the contract's reason: sent all the same, and quarantined by the job.
         dropped: By reason, never to arrive. `queue_full`: neither the destination nor the spool took events
-            for so long that the queue was full; `closed`: recorded after `close`; `undelivered`: still in
-            memory when the meter was closed; `not_serialisable`, `too_large`: see `metering.encode`;
-            `refused`: larger than the broker takes; `refused_unkept`: likewise, and `refused.jsonl` took it
-            not.
+            for long, or they were recorded faster than the sender works; `closed`: recorded after `close`;
+            `undelivered`: still in memory when the meter was closed; `not_serialisable`, `too_large`: see
+            `metering.encode`; `refused`: larger than the broker takes; `refused_unkept`: likewise, and
+            `refused.jsonl` took it not.
         failures: Of the sender itself, which went on.
         last_error: The latest thing that went wrong, in one sentence; "" if nothing has.
     """

@@ -8,8 +8,8 @@ process, reads, packs and delivers (see `metering.sender` and `metering.delivery
 anything but `flush` and `close`, which are asked to, and nothing raises into the caller but the constructor.
 
 Bounds: `queue_events_max` events in the queue (and one for each thread that records at the very moment at
-which it becomes full), of them `QUEUE_OBSERVED_MAX` observations that hold `QUEUE_OBSERVED_BYTES_MAX` bytes;
-what does not fit is dropped, counted and logged.
+which it becomes full). Observations are taken only up to a length of `QUEUE_OBSERVED_MAX`, whatever stands in
+it, and of `QUEUE_OBSERVED_BYTES_MAX` bytes. What does not fit is dropped, counted and logged.
 """
 
 from __future__ import annotations

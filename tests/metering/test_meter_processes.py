@@ -115,6 +115,22 @@ record("after")
     assert Counter(keys_at(kafka.bootstrap, kafka_topic)) == expected
 
 
+def test_a_pool_that_is_closed_and_joined_has_sent_all(file: Path) -> None:
+    script = """
+import multiprocessing
+
+def work(number):
+    meter.record(event(f"k{number}"))
+
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    pool.map(work, range(100))
+    pool.close()
+    pool.join()
+"""
+    run(script, events=f"file://{file}")
+    assert sorted(keys_in(file)) == sorted(f"k{number}" for number in range(100))
+
+
 def test_a_child_has_a_spool_of_its_own_and_leaves_its_parents_alone(tmp_path: Path) -> None:
     script = """
 meter.record(event("parent"))
