@@ -90,13 +90,19 @@ def test_what_the_queue_does_not_hold_is_counted_and_told_once(
     assert stats.last_error.endswith("No such file or directory")
 
 
-def test_a_queue_that_nobody_takes_is_counted_when_the_meter_is_closed(tmp_path: Path) -> None:
+def test_a_queue_that_nobody_takes_is_counted_and_told_when_the_meter_is_closed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     meter = Meter(f"file://{tmp_path}/none/events.jsonl")
-    for number in range(5_000):
-        meter.record(event(number))
-    assert not meter.close(0.3)
-    until(lambda: meter.stats().waiting == 0)
+    with caplog.at_level(logging.WARNING, "meterline"):
+        for number in range(5_000):
+            meter.record(event(number))
+        assert not meter.close(0.3)
+        until(lambda: meter.stats().waiting == 0)
     assert (meter.stats().recorded, meter.stats().dropped) == (5_000, {"undelivered": 5_000})
+    told = [text for record in caplog.records if "undelivered" in (text := record.getMessage())]
+    assert len(told) == 1
+    assert "No such file or directory (5000 times" in told[0]
 
 
 def test_a_queue_that_the_destination_does_not_take_goes_to_the_spool_when_the_meter_is_closed(
