@@ -13,6 +13,7 @@ whether it was made in the background.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -48,8 +49,12 @@ def created(answer: Any, call: Call) -> None:
             _created.pop(next(iter(_created)), None)
 
 
-def fetched(answer: Any, options: Any, meter: Meter, policy: Policy, provider: str) -> Any:
-    """The answer of a call that is no inference. A background response that is over is metered."""
+def fetched(answer: Any, options: Any, meter: Meter, policy: Policy, provider: Callable[[], str]) -> Any:
+    """The answer of a call that is no inference. A background response that is over is metered.
+
+    Args:
+        provider: Tells who was called.
+    """
     try:
         if is_stream(answer):
             note("endpoint_not_metered", "a response was fetched as a stream, which is not metered")
@@ -60,7 +65,7 @@ def fetched(answer: Any, options: Any, meter: Meter, policy: Policy, provider: s
     return answer
 
 
-def _meter(answer: Any, options: Any, meter: Meter, policy: Policy, provider: str) -> None:
+def _meter(answer: Any, options: Any, meter: Meter, policy: Policy, provider: Callable[[], str]) -> None:
     if "/responses/" not in urlsplit(str(options.url)).path:
         return
     created_at = getattr(answer, "created_at", None)
@@ -73,7 +78,7 @@ def _meter(answer: Any, options: Any, meter: Meter, policy: Policy, provider: st
         call: Call | None = replace(known, started_ms=started_ms)
     else:
         call = replace(policy, on_missing_tenant="skip").call(
-            Labels(), model="", provider=provider, started_ms=started_ms
+            Labels(), model="", provider=provider(), started_ms=started_ms
         )
     if call is not None:
         OngoingCall(meter, call).answered(answer)

@@ -77,12 +77,18 @@ _attempts: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar(
 
 @dataclass(frozen=True, slots=True)
 class Instrumentation:
-    """What was said when a client was instrumented."""
+    """What was said when a client was instrumented. `provider` is None where the host tells it."""
 
     meter: Meter
     policy: Policy
-    provider: str
+    provider: str | None
     stream_usage: StreamUsage
+
+    def provider_at(self, client: object, options: object) -> str:
+        """Who is called, with these options of a request."""
+        if self.provider is not None:
+            return self.provider
+        return provider_of(client, str(getattr(options, "url", "")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ def instrument(
         client: `OpenAI`, `AsyncOpenAI`, `AzureOpenAI`, `Anthropic`, `AsyncAnthropic` and the like.
         tenant_id: For calls outside of any `context` that says one; so are `feature_id` and `attributes`.
         on_missing_tenant: What a call is that nobody has said the tenant of. Required without `tenant_id`.
-        provider: As rate cards name it. By default the host that is called tells it.
+        provider: As rate cards name it. By default the host tells it that is called, at each call.
         stream_usage: Whether to ask OpenAI for usage in streams of chat completions; see `instrument_openai`.
 
     Returns:
@@ -129,8 +135,7 @@ def instrument(
             f"{type(client).__name__} is no client of OpenAI's or Anthropic's SDK: no `request`, no `post`"
         )
     policy = Policy.of(labels(tenant_id, feature_id, None, attributes), on_missing_tenant)
-    found = provider if provider is not None else provider_of(client)
-    _wrap(client, Instrumentation(meter, policy, found, stream_usage))
+    _wrap(client, Instrumentation(meter, policy, provider, stream_usage))
     return client
 
 
@@ -142,13 +147,17 @@ def uninstrument(client: Client) -> Client:
     return client
 
 
-def provider_of(client: object) -> str:
-    """Who is called, as rate cards name it; "" if the host is nobody's that we know."""
+def provider_of(client: object, url: str = "") -> str:
+    """Who is called, as rate cards name it; "" if the host is nobody's that we know.
+
+    Args:
+        url: Of a request: it may have a host of its own.
+    """
     kind = type(client).__name__
     for part, name in (("Azure", "azure"), ("Bedrock", "aws"), ("Vertex", "google")):
         if part in kind:
             return name
-    host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
+    host = urlsplit(url).hostname or urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
     for suffix, name in ((".azure.com", "azure"), (".api.openai.com", "openai")):  # eu.api.openai.com
         if host.endswith(suffix):
             return name
@@ -160,9 +169,9 @@ def _wrap(client: Any, said: Instrumentation) -> None:
         return
     request, prepare = client.request, getattr(client, "_prepare_request", None)
     client.request = (
-        _async_request(request, said)
+        _async_request(request, client, said)
         if inspect.iscoroutinefunction(request)
-        else _sync_request(request, said)
+        else _sync_request(request, client, said)
     )
     if callable(prepare):
         client._prepare_request = _counting(prepare)  # noqa: SLF001  # the SDKs' own hook, once a try
@@ -190,8 +199,12 @@ class _Counting:
         _attempts.set(self._outer)
 
 
-async def _fetched_later(answer: Awaitable[Any], options: Any, said: Instrumentation) -> Any:
-    return fetched(await answer, options, said.meter, said.policy, said.provider)
+def _fetched(answer: Any, options: Any, client: Any, said: Instrumentation) -> Any:
+    return fetched(answer, options, said.meter, said.policy, partial(said.provider_at, client, options))
+
+
+async def _fetched_later(answer: Awaitable[Any], options: Any, client: Any, said: Instrumentation) -> Any:
+    return _fetched(await answer, options, client, said)
 
 
 def _counting(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -213,14 +226,14 @@ def _instrumenting(make: Callable[..., Any], said: Instrumentation) -> Callable[
     return instrumenting
 
 
-def _sync_request(request: Callable[..., Any], said: Instrumentation) -> Callable[..., Any]:
+def _sync_request(request: Callable[..., Any], client: Any, said: Instrumentation) -> Callable[..., Any]:
     def metered(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-        planned = _plan(said, options, kwargs)
+        planned = _plan(client, said, options, kwargs)
         if planned is None:
             answer = request(cast_to, options, *args, **kwargs)
             if inspect.isawaitable(answer):
-                return _fetched_later(answer, options, said)
-            return fetched(answer, options, said.meter, said.policy, said.provider)
+                return _fetched_later(answer, options, client, said)
+            return _fetched(answer, options, client, said)
         try:
             with _Counting(planned.attempts):
                 answer = request(cast_to, planned.options, *args, **kwargs)
@@ -236,12 +249,12 @@ def _sync_request(request: Callable[..., Any], said: Instrumentation) -> Callabl
     return metered
 
 
-def _async_request(request: Callable[..., Any], said: Instrumentation) -> Callable[..., Any]:
+def _async_request(request: Callable[..., Any], client: Any, said: Instrumentation) -> Callable[..., Any]:
     async def metered(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-        planned = _plan(said, options, kwargs)
+        planned = _plan(client, said, options, kwargs)
         if planned is None:
             answer = await request(cast_to, options, *args, **kwargs)
-            return fetched(answer, options, said.meter, said.policy, said.provider)
+            return _fetched(answer, options, client, said)
         try:
             with _Counting(planned.attempts):
                 answer = await request(cast_to, planned.options, *args, **kwargs)
@@ -253,14 +266,14 @@ def _async_request(request: Callable[..., Any], said: Instrumentation) -> Callab
     return metered
 
 
-def _plan(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Planned | None:
+def _plan(client: Any, said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Planned | None:
     """How to meter this call; None where it is none, or is not to be metered.
 
     Raises:
         MissingTenant: where that was chosen, and nothing else.
     """
     try:
-        return _planned(said, options, kwargs)
+        return _planned(client, said, options, kwargs)
     except MissingTenant:
         raise
     except Exception as error:  # noqa: BLE001  # a caller must not notice
@@ -268,7 +281,7 @@ def _plan(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Pl
         return None
 
 
-def _planned(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Planned | None:
+def _planned(client: Any, said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> _Planned | None:
     path = urlsplit(str(getattr(options, "url", ""))).path
     if str(getattr(options, "method", "")).lower() != "post":
         return None
@@ -278,17 +291,17 @@ def _planned(said: Instrumentation, options: Any, kwargs: Mapping[str, Any]) -> 
         return None
     body = getattr(options, "json_data", None)
     asking = AsItIsNow(body)
-    asked = asking()
+    asked, provider = asking(), said.provider_at(client, options)
     call = said.policy.call(
         Labels(),
         model=_text(asked.get("model")),
-        provider=said.provider,
+        provider=provider,
         started_ms=time.time_ns() // 1_000_000,
     )
     if call is None:
         return None
     hides: Literal["nothing", "usage"] = "nothing"
-    if kwargs.get("stream") and hides_usage(said.stream_usage, said.provider, path, options, asked):
+    if kwargs.get("stream") and hides_usage(said.stream_usage, provider, path, options, asked):
         options, hides = with_usage(options, asked), "usage"
     operation, attempts = _operation(path), [0]
     ongoing = OngoingCall(said.meter, call, asking)

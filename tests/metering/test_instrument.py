@@ -351,6 +351,39 @@ def test_who_is_called_tells_the_provider(client: Any, name: str) -> None:
         assert provider_of(client) == name
 
 
+def moved(client: Any, url: str) -> Any:
+    client.base_url = url
+    return client
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda client, url: client.with_options(base_url=url),
+        lambda client, url: client.copy(base_url=url),
+        moved,
+    ],
+    ids=["with_options", "copy", "base_url"],
+)
+@pytest.mark.parametrize(("name", "told"), [(None, ""), ("openai", "openai")])
+def test_the_host_that_is_called_tells_the_provider_unless_it_was_said(
+    provider: FakeProvider, meter: CollectingMeter, move: Any, name: str | None, told: str
+) -> None:
+    with openai.OpenAI(api_key="none") as made:  # of OpenAI's own host
+        client = move(instrument(made, meter, tenant_id="acme", provider=name), provider.openai_url)
+        ask = {**ASK, "model": "llama-3.3"}
+        client.chat.completions.create(**ask)
+        list(client.chat.completions.create(**ask, stream=True))
+    assert [event.provider for event in meter.events()] == [told, told]
+    assert ["stream_options" in asked for asked in provider.asked] == [False, name is not None]
+
+
+def test_a_request_to_another_host_is_of_that_one() -> None:
+    client = openai.OpenAI(api_key="none")
+    assert provider_of(client, "https://api.groq.com/openai/v1/chat/completions") == "groq"
+    assert provider_of(client, "/chat/completions") == "openai"
+
+
 def test_azures_paths_are_seen_too(provider: FakeProvider, meter: CollectingMeter) -> None:
     with openai.AzureOpenAI(api_key="none", api_version="1", azure_endpoint=provider.url) as client:
         instrument(client, meter, tenant_id="acme")
