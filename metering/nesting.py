@@ -6,9 +6,12 @@ The innermost records it, since it knows it best; each that stands around it lea
 
 - the same response id, or
 - where an answer bears another id, or none, the same token counts: a gateway may give out ids of its own. If
-  it was cut, and neither knows the counts, the same model.
+  it was cut, and neither knows the counts, the same model. Two whose ids and models both differ are two: a
+  guard that said as much as the answer itself.
 - While a call inside is still open (a stream not read to its end yet), it will report itself: the same id, or
   the same model.
+
+A model is the same under any form of its name: with a vendor before it, and a date or a version behind.
 
 An answer that is read later, in a meter's thread, is compared there too: where one inside is unread, those
 around it wait for their meter.
@@ -18,6 +21,7 @@ What is held of a boundary ends with it. It remembers its last `SEEN_MAX` calls.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -109,7 +113,7 @@ def _may_be_same(outer: Usage, inner: Usage) -> bool:
     """Of an answer that is not over inside: its counts are not known yet."""
     if outer.response_id and outer.response_id == inner.response_id:
         return True
-    return outer.model == inner.model or not (outer.model and inner.model)
+    return _may_be_one(outer.model, inner.model)
 
 
 def _is_same(outer: Usage, inner: Usage) -> bool:
@@ -118,7 +122,26 @@ def _is_same(outer: Usage, inner: Usage) -> bool:
     if _counts(outer) != _counts(inner):
         return False
     is_known = outer.input_tokens is not None or outer.output_tokens is not None
-    return is_known or outer.model == inner.model or not (outer.model and inner.model)
+    has_other_id = bool(outer.response_id and inner.response_id)
+    return (is_known and not has_other_id) or _may_be_one(outer.model, inner.model)
+
+
+def _may_be_one(outer: str, inner: str) -> bool:
+    """Whether two names may be of one model; "" may be of any."""
+    return not (outer and inner) or outer == inner or _bare(outer) == _bare(inner)
+
+
+def _bare(model: str) -> str:
+    """`gpt-4o` of `openai/gpt-4o-2024-08-06`, `claude-sonnet-4-5` of Bedrock's and Vertex's names of it."""
+    return _VERSION.sub("", _VENDOR.sub("", model.lower()))
+
+
+_VENDOR = re.compile(r"^.*/|^([a-z-]+\.)+(?=[a-z])")
+"""`openai/`, `us.anthropic.`; not the dot in `gpt-3.5`."""
+
+_VERSION = re.compile(r"([-@](20\d\d-?[01]\d-?[0-3]\d|\d{4}|latest))?(-v\d+(:\d+)?)?$")
+"""Dates as OpenAI (`-2024-08-06`, `-0613`), Mistral (`-2411`), Anthropic (`-20250929`) and Vertex
+(`@20250929`) have them, and Bedrock's `-v1:0`."""
 
 
 def _counts(usage: Usage) -> tuple[int | None, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from metering.nesting import SEEN_MAX, Boundary, Inside, current
@@ -61,6 +63,38 @@ def test_of_two_answers_that_were_cut_the_same_model_is_the_same(
     boundary = Boundary(None)
     boundary.ended(CALL, [inner])
     assert boundary.covers([outer]) is is_repeat
+
+
+@pytest.mark.parametrize(
+    ("outer_model", "inner_model", "is_repeat"),
+    [
+        ("gpt-5", "gpt-5", True),
+        ("gpt-5", "gpt-4o-mini", False),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-4.1", False),
+        ("gpt-3.5-turbo", "gpt-3.5-turbo-0125", True),
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("gpt-4o-2024-05-13", "gpt-4o", True),
+        ("openai/gpt-4o", "gpt-4o-2024-08-06", True),
+        ("openai/gpt-4o", "openai/gpt-4o-mini", False),
+        ("claude-sonnet-4-5", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", True),
+        ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5@20250929", True),
+        ("claude-sonnet-4-5", "claude-sonnet-4-0", False),
+        ("mistral-large-latest", "mistral-large-2411", True),
+        ("", "gpt-4o-mini", True),
+        ("gpt-5", "", True),
+    ],
+)
+def test_the_same_counts_under_another_id_are_a_repeat_of_the_same_model(
+    outer_model: str, inner_model: str, is_repeat: bool
+) -> None:
+    boundary = Boundary(None)
+    boundary.ended(CALL, [Usage(model=inner_model, response_id="r1", input_tokens=1, output_tokens=12)])
+    outer = Usage(model=outer_model, response_id="gw-7", input_tokens=1, output_tokens=12)
+    assert boundary.covers([outer]) is is_repeat
+    # Who has no id, or an inner one's, is a repeat under any name.
+    assert boundary.covers([replace(outer, response_id="")])
+    assert boundary.covers([replace(outer, response_id="r1")])
 
 
 @pytest.mark.parametrize(
