@@ -24,6 +24,7 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import Self
 
+from metering.arguments import Arguments
 from metering.call import Call
 from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, labels
 from metering.generators import stepped, stepped_async
@@ -31,7 +32,6 @@ from metering.mishaps import note
 from metering.nesting import Boundary, Inside, current
 from metering.observe import Meter, OngoingCall
 from metering.responses import StreamReader
-from metering.seen import as_it_is_now, text_chars
 from metering.streams import is_stream, watched
 from metering.taking import taken, taken_later
 from metering.usage import Usage
@@ -77,42 +77,11 @@ class _Said:
         if call is None:
             return None
         inside = Boundary(current())
-        asked = _Arguments(function, args, kwargs)
+        asked = Arguments(function, args, kwargs)
         return OngoingCall(self.meter, call, asked, self._reader(call), inside)
 
     def _reader(self, call: Call) -> Any:
         return None if self.usage is None else ReaderOfUsage(self.usage, call)
-
-
-class _Arguments:
-    """What a function was called with, as it is now, by the names of its parameters."""
-
-    __slots__ = ("_args", "_function", "_kwargs")
-
-    def __init__(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
-        self._function = function
-        self._args = [as_it_is_now(value) for value in args]
-        self._kwargs = {name: as_it_is_now(value) for name, value in kwargs.items()}
-
-    def __call__(self) -> Mapping[str, Any]:
-        """All of them, those among `**kwargs` too. Raises where the function did."""
-        return _named(inspect.signature(self._function).bind(*self._args, **self._kwargs))
-
-    @property
-    def size_bytes(self) -> int:
-        """About how long their texts are."""
-        return text_chars(self._args) + text_chars(self._kwargs)
-
-
-def _named(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """All arguments by their names, those among `**kwargs` too."""
-    found = dict(bound.arguments)
-    for name, parameter in bound.signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            found.update(found.pop(name, {}))
-    return found
 
 
 class ReaderOfUsage:
@@ -331,9 +300,13 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
     def response(self, answer: Any) -> Any:
         """The provider's answer, which is handed back; a stream is to be read from what is handed back.
 
-        So is one to be awaited that is an awaitable still.
+        So is one to be awaited that is an awaitable still. A block is one call: a second answer is counted
+        (`second_answer`) and not metered.
         """
         if self._call is None:
+            return answer
+        if self._is_to_come or self._call.is_over:
+            _note_second()
             return answer
         if inspect.isawaitable(answer):
             self._is_to_come = True
@@ -343,9 +316,19 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
         return taken(self._call, answer)
 
     def usage(self, *usages: Usage) -> None:
-        """What the call used, where you know it: an answer of a kind that nobody reads."""
-        if self._call is not None:
-            self._call.used(usages)
+        """What the call used, where you know it: an answer of a kind that nobody reads. As `response`."""
+        if self._call is None:
+            return
+        if self._call.is_over:
+            _note_second()
+        self._call.used(usages)
+
+
+def _note_second() -> None:
+    note(
+        "second_answer",
+        "a block of meter_call was told of a second answer: each call needs a block of its own",
+    )
 
 
 def cache_hit(

@@ -25,6 +25,7 @@ Kind = Literal[
     "not_recorded",  # the meter raised, or an event could not be made
     "span_not_annotated",  # telling OpenTelemetry failed
     "already_metered",  # the same answer, seen by two who meter; recorded once
+    "second_answer",  # a block of `meter_call`, which is one call, was told of another one, or told too late
     "endpoint_not_metered",  # an instrumented client called something that nobody reads usage from
     "answered_later",  # a background response: its usage comes when it is fetched
     "refused",  # an answer with an error status at an inference boundary that names no model

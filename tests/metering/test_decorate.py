@@ -342,6 +342,49 @@ def test_a_block_tells_usage_by_hand_or_streams_or_ends_without_an_answer(meter:
     assert told == [("success", 3, 4), ("success", 10, 5), ("success", None, None), ("error", None, None)]
 
 
+SECOND = {**ANSWER, "id": "chatcmpl-0000000000000010"}
+
+
+@pytest.mark.parametrize(
+    ("tell", "recorded"),
+    [
+        (lambda call: (call.response(ANSWER), call.response(SECOND)), 10),
+        (lambda call: (call.response(ANSWER), call.usage(Usage(input_tokens=3, output_tokens=4))), 10),
+        (lambda call: (call.usage(Usage(input_tokens=3, output_tokens=4)), call.response(ANSWER)), 3),
+        (lambda call: (list(call.response(iter(CHUNKS))), call.response(SECOND)), 10),
+        (lambda call: (call.response(iter(CHUNKS)), call.response(SECOND)), None),
+    ],
+    ids=[
+        "two answers",
+        "an answer and usage",
+        "usage and an answer",
+        "a stream and an answer",
+        "an open stream and an answer",
+    ],
+)
+def test_a_second_answer_of_a_block_is_counted(
+    meter: CollectingMeter, tell: Any, recorded: int | None
+) -> None:
+    before = mishaps.counts()["second_answer"]
+    with meter_call(meter, tenant_id="acme", model="llama") as call:
+        told = tell(call)
+    assert told[1] in (SECOND, ANSWER, None)
+    assert mishaps.counts()["second_answer"] == before + 1
+    del told
+    gc.collect()
+    assert [fields["input_tokens"] for fields in meter.fields()] == [recorded]
+
+
+def test_usage_of_a_stream_may_be_told_by_hand(meter: CollectingMeter) -> None:
+    before = mishaps.counts()["second_answer"]
+    with meter_call(meter, tenant_id="acme", model="llama") as call:
+        stream = call.response(iter(CHUNKS))
+        call.usage(Usage(input_tokens=3, output_tokens=4))
+        list(stream)
+    assert mishaps.counts()["second_answer"] == before
+    assert [fields["input_tokens"] for fields in meter.fields()] == [3]
+
+
 def test_what_runs_after_a_block_is_not_inside_of_it(meter: CollectingMeter) -> None:
     with meter_call(meter, tenant_id="acme") as call:
         assert nesting.current() is not None
