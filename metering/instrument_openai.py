@@ -47,7 +47,18 @@ def with_usage(options: Any, asked: Mapping[str, Any]) -> Any:
     told = dict(stream_options) if isinstance(stream_options, Mapping) else {}
     changed = copy.copy(options)
     changed.json_data = {**options.json_data, "stream_options": {**told, "include_usage": True}}
+    further = getattr(options, "extra_json", None)
+    if isinstance(further, Mapping) and "stream_options" in further:
+        changed.extra_json = {name: value for name, value in further.items() if name != "stream_options"}
     return changed
+
+
+def body_of(options: Any) -> object:
+    """What is sent: `extra_body` of the caller, which the SDK lays over the body that it has made itself."""
+    body, further = getattr(options, "json_data", None), getattr(options, "extra_json", None)
+    if not isinstance(further, Mapping):
+        return body
+    return {**body, **further} if isinstance(body, Mapping) else further
 
 
 def is_usage_chunk(chunk: object) -> bool:

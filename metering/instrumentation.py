@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from metering.background import answered_later, created, fetched
 from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, labels
-from metering.instrument_openai import StreamUsage, hides_usage, is_usage_chunk, with_usage
+from metering.instrument_openai import StreamUsage, body_of, hides_usage, is_usage_chunk, with_usage
 from metering.mishaps import note
 from metering.observe import Meter, OngoingCall
 from metering.raw_answers import is_raw, watch_raw
@@ -289,8 +289,7 @@ def _planned(client: Any, said: Instrumentation, options: Any, kwargs: Mapping[s
         if not path.endswith(FREE_ENDPOINTS):
             note("endpoint_not_metered", "an instrumented client called an endpoint that is not metered")
         return None
-    body = getattr(options, "json_data", None)
-    asking = AsItIsNow(body)
+    asking = AsItIsNow(body_of(options))
     asked, provider = asking(), said.provider_at(client, options)
     call = said.policy.call(
         Labels(),

@@ -263,6 +263,10 @@ def test_many_streams_at_once_are_as_many_right_events(
         assert served[event.idempotency_key].output_tokens == event.output_tokens
 
 
+def by_body(stream_options: dict[str, object]) -> dict[str, Any]:
+    return {"extra_body": {"stream_options": stream_options, "seed": 7}}
+
+
 @pytest.mark.parametrize(
     ("asks", "stream_usage", "sent", "chunks", "is_told"),
     [
@@ -272,6 +276,9 @@ def test_many_streams_at_once_are_as_many_right_events(
         ({"stream_options": {"include_usage": True}}, "where_known", {"include_usage": True}, 8, True),
         ({"stream_options": {"include_usage": False}}, "always", {"include_usage": False}, 7, False),
         ({"stream_options": {"x": 1}}, "always", {"x": 1, "include_usage": True}, 7, True),
+        (by_body({"include_usage": True}), "where_known", {"include_usage": True}, 8, True),
+        (by_body({"include_usage": False}), "always", {"include_usage": False}, 7, False),
+        (by_body({"x": 1}), "where_known", {"x": 1, "include_usage": True}, 7, True),
     ],
 )
 def test_usage_is_asked_for_and_what_comes_of_it_is_kept_from_who_has_not_asked(
@@ -516,6 +523,21 @@ def test_those_around_learn_what_was_recorded(client: Any, provider: FakeProvide
     [line] = provider.ledger
     assert boundary.covers([Usage(response_id=line.response_id)])
     assert not boundary.covers([Usage(response_id="other", input_tokens=1, output_tokens=1)])
+
+
+def test_what_is_asked_by_a_further_body_is_what_was_asked(
+    provider: FakeProvider, meter: CollectingMeter
+) -> None:
+    with openai.OpenAI(base_url=provider.openai_url, api_key="none") as client:
+        instrument(client, meter, tenant_id="acme", stream_usage="never")
+        for further in (None, {"messages": [{"role": "user", "content": "say " * 100}]}):
+            list(client.chat.completions.create(**ASK, stream=True, extra_body=further))
+        provider.faults.append(Fault(status=400))
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(**ASK, extra_body={"model": "another"})
+    short, long, refused = meter.events()
+    assert (short.input_tokens < 20, long.input_tokens > 100) == (True, True)
+    assert refused.model == "another"
 
 
 def test_a_request_whose_body_is_made_of_bytes_is_metered_too(
