@@ -3,6 +3,8 @@
 A resolver takes an ASGI scope and gives a label, or None. `first_of` asks several in order. None of them may
 fail the request: what raises, or is said twice with two values, is as if it were absent, and counted.
 
+What is no UTF-8 is read as latin-1, in which any bytes are a text, so that no two tenants become one.
+
 A tenant that a client may name freely is a tenant that it may bill at will: use `header`, `query` and `path`
 behind a gateway that sets them, and `jwt_claim` behind code that has verified the token.
 """
@@ -35,7 +37,7 @@ def header(name: str) -> Resolver:
 
     def resolve(scope: Scope) -> str | None:
         found = {value.strip() for key, value in scope.get("headers", ()) if key.lower() == wanted}
-        return _only({value.decode("utf-8", "replace") for value in found}, f"the header {name}")
+        return _only({_decoded(value) for value in found}, f"the header {name}")
 
     return resolve
 
@@ -45,8 +47,9 @@ def query(name: str) -> Resolver:
 
     def resolve(scope: Scope) -> str | None:
         text = scope.get("query_string", b"").decode("latin-1")
-        pairs = parse_qsl(text, max_num_fields=QUERY_FIELDS_MAX)
-        return _only({value for key, value in pairs if key == name}, f"the query's {name}")
+        # One character for each byte, whether it is written as it is or as %C3.
+        pairs = parse_qsl(text, max_num_fields=QUERY_FIELDS_MAX, encoding="latin-1")
+        return _only({_text(value) for key, value in pairs if _text(key) == name}, f"the query's {name}")
 
     return resolve
 
@@ -70,6 +73,9 @@ def path(pattern: str) -> Resolver:
 
     def resolve(scope: Scope) -> str | None:
         match = regex.fullmatch(scope.get("path", ""))
+        if match and _UNREADABLE in match[1]:
+            note("label_unreadable", "the server could not read a path that tells a label")
+            return None
         return match[1] if match else None
 
     return resolve
@@ -134,6 +140,22 @@ def resolved(resolver: Resolver | None, scope: Scope) -> str | None:
     except Exception as error:  # noqa: BLE001  # an application's own function must not fail its request
         note("resolver_failed", "a function that tells a tenant, feature or model raised", error)
         return None
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _text(value: str) -> str:
+    """Of a character for each byte."""
+    return _decoded(value.encode("latin-1"))
+
+
+_UNREADABLE = "\ufffd"
+"""What a server puts in a path for bytes that are no UTF-8: of two tenants it may make one."""
 
 
 def _only(values: Iterable[str], what: str) -> str | None:
