@@ -3,8 +3,9 @@
     app.add_middleware(MeteringMiddleware, meter=meter, tenant=header("x-tenant"), on_missing_tenant="reject")
 
 Around each HTTP request it opens a `context` with what the resolvers say, so that instrumented clients inside
-know whose call they make. Messages pass as they are, one by one: no task, no buffer. WebSockets and lifespan
-pass untouched, without a context: calls in a WebSocket's handler need one of its own.
+know whose call they make. Messages pass as they are, one by one: no task, no buffer. WebSockets, lifespan and
+OPTIONS pass untouched, without a context: calls in a WebSocket's handler need one of its own, and a browser
+that asks by OPTIONS what it may send (CORS) tells no tenant.
 
 Routes that are an inference boundary themselves, because a gateway hands a provider's answer on, are named by
 `inference`. Their response body, JSON or server-sent events, is read once the bytes are on their way, and
@@ -100,7 +101,7 @@ class MeteringMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or whatever the scope is."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get("method") == "OPTIONS":
             await self.app(scope, receive, send)
             return
         said = labels(

@@ -195,14 +195,15 @@ def test_there_is_no_default_for_a_missing_tenant() -> None:
         around(tells_whose, on_missing_tenant=None)
 
 
-@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
-def test_websockets_and_lifespan_are_not_touched(kind: str) -> None:
+@pytest.mark.parametrize(
+    "scope", [{"type": "websocket"}, {"type": "lifespan"}, {"type": "http", "method": "OPTIONS", "path": "/"}]
+)
+def test_websockets_lifespan_and_preflights_are_not_touched(scope: Any) -> None:
     seen: list[Any] = []
 
     async def app(*arguments: Any) -> None:
         seen.extend(arguments)
 
-    scope: Any = {"type": kind}
     receive: Any = object()
     send: Any = object()
     asyncio.run(around(app, on_missing_tenant="reject")(scope, receive, send))
