@@ -99,13 +99,13 @@ def labels(
 
 
 def label(value: object, name: str) -> str | None:
-    """One label, or None where none was said."""
+    """One label, or None where none was said. Never raises."""
     if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         value = _text(value) or value
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return None
     if not isinstance(value, str):
-        note("label_unreadable", f"a {name} was no string, integer or UUID")
+        note("label_unreadable", f"a {name} was no string, integer or UUID that can be written")
         return None
     if len(value) > LABEL_CHARS_MAX:
         note("label_too_long", f"a {name} of {len(value)} characters is named by its SHA-256")
@@ -114,19 +114,25 @@ def label(value: object, name: str) -> str | None:
 
 
 def _text(value: object) -> str:
-    """Its text; "" for a number of thousands of digits, which Python does not write."""
+    """Its text; "" for a number of thousands of digits, which Python does not write, and where it raises."""
     try:
         return str(value)
-    except ValueError:
+    except Exception:  # noqa: BLE001  # an application's own object
         return ""
 
 
 def _attributes(attributes: object) -> dict[str, str]:
     found: dict[str, str] = {}
-    if not isinstance(attributes, Mapping):
+    try:
+        # Another thread may change it meanwhile: a dictionary is copied in one step.
+        said = dict(attributes) if isinstance(attributes, Mapping) else None
+    except Exception as error:  # noqa: BLE001  # an application's own mapping
+        note("attribute_left_out", "attributes could not be read", error)
+        return found
+    if said is None:
         note("attribute_left_out", "attributes were no mapping")
         return found
-    for key, value in attributes.items():
+    for key, value in said.items():
         if value is None:
             continue
         text = _text(value) if isinstance(value, (str, int, float, UUID)) else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Literal, get_args
 
 Kind = Literal[
@@ -58,7 +59,8 @@ def note(kind: Kind, detail: str, error: BaseException | None = None) -> None:
         count = _counts[kind]
     if str(count).strip("0") == "1":
         cause = f" ({type(error).__name__})" if error is not None else ""
-        LOG.warning("%s, %d in all: %s%s", kind, count, detail, cause)
+        with suppress(Exception):  # an application's own handlers
+            LOG.warning("%s, %d in all: %s%s", kind, count, detail, cause)
 
 
 def counts() -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from collections import UserDict
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,29 @@ from metering.contexts import (
     label,
     labels,
 )
+
+
+class Unwritable(int):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Incomparable:
+    """As an array is: `==` gives no truth."""
+
+    def __eq__(self, other: object) -> Any:
+        raise RuntimeError
+
+    __hash__ = object.__hash__
+
+
+class Changing(UserDict[str, str]):
+    """As if another thread changed it at each step."""
+
+    def __iter__(self) -> Iterator[str]:
+        for key in self.data:
+            self.data[key + "'"] = ""
+            yield key
 
 
 def call_of(policy: Policy, said: Labels | None = None) -> Any:
@@ -98,6 +122,8 @@ def test_what_nobody_said_has_the_contracts_defaults() -> None:
         (True, None, "label_unreadable"),
         (1.5, None, "label_unreadable"),
         (b"acme", None, "label_unreadable"),
+        pytest.param(Unwritable(), None, "label_unreadable", id="unwritable"),
+        (Incomparable(), None, "label_unreadable"),
     ],
 )
 def test_a_label_is_within_the_contract_or_named_by_its_hash(
@@ -115,6 +141,12 @@ def test_no_label_raises_or_is_too_long(value: object) -> None:
     assert found is None or 1 <= len(found) <= 128
 
 
+def test_nor_does_a_number_of_more_digits_than_python_writes() -> None:
+    found = labels(10**5000, attributes={"a": 10**5000})
+    assert found.tenant_id is None or len(found.tenant_id) <= 128
+    assert not found.attributes
+
+
 @pytest.mark.parametrize(
     ("attributes", "kept", "left_out"),
     [
@@ -123,6 +155,8 @@ def test_no_label_raises_or_is_too_long(value: object) -> None:
         ({"k" * 129: "x", "": "x", 5: "x", "ok": "x"}, {"ok": "x"}, 3),
         ({"a": ["list"], "b": ""}, {}, 2),
         ([("a", "b")], {}, 1),
+        pytest.param({"a": Unwritable(), "c": "x"}, {"c": "x"}, 1, id="unwritable"),
+        (Changing({"a": "x", "b": "y"}), {}, 1),
     ],
 )
 def test_attributes_fit_the_contract_and_what_does_not_is_counted(

@@ -20,3 +20,19 @@ def test_the_first_the_tenth_and_the_hundredth_are_logged(
     assert [record.getMessage() for record in caplog.records] == [
         f"refused, {count} in all: a sentence (ValueError)" for count in (1, 10, 100)
     ]
+
+
+class Failing(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.getMessage())
+
+
+def test_a_handler_that_raises_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mishaps, "_counts", dict.fromkeys(mishaps.counts(), 0))
+    handler = Failing()
+    mishaps.LOG.addHandler(handler)
+    try:
+        mishaps.note("refused", "a sentence")
+    finally:
+        mishaps.LOG.removeHandler(handler)
+    assert mishaps.counts()["refused"] == 1
