@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from metering.failures import is_refusal
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside
 from metering.nesting import current as current_boundary
-from metering.observe import Meter, OngoingCall
+from metering.observe import Meter, OngoingCall, checked_meter
 from metering.resolvers import Resolver, constant, resolved
 from metering.usage import Usage
 
@@ -72,6 +72,7 @@ class MeteringMiddleware:
             inference. Both are given with `*` for anything, or as a function of the path.
 
     Raises:
+        TypeError: one of these is something else.
         ValueError: it is open what a request without a tenant is.
     """
 
@@ -89,14 +90,14 @@ class MeteringMiddleware:
         provider: str = "",
     ) -> None:
         self.app = app
-        self._meter = meter
-        self._tenant = constant(tenant) if isinstance(tenant, str) else tenant
-        self._feature = constant(feature) if isinstance(feature, str) else feature
-        self._model = constant(model) if isinstance(model, str) else model
+        self._meter = checked_meter(meter)
+        self._tenant = _resolver(tenant, "tenant")
+        self._feature = _resolver(feature, "feature")
+        self._model = _resolver(model, "model")
         defaults = labels(tenant if isinstance(tenant, str) else None)
         self._policy = Policy.of(defaults, on_missing_tenant)
-        self._is_exempt = exempt if callable(exempt) else _paths(exempt)
-        self._is_inference = inference if callable(inference) else _paths(inference)
+        self._is_exempt = exempt if callable(exempt) else _paths(exempt, "exempt")
+        self._is_inference = inference if callable(inference) else _paths(inference, "inference")
         self._provider = provider
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -307,9 +308,19 @@ async def _reject(send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _paths(patterns: Sequence[str]) -> Callable[[str], bool]:
+def _resolver(said: Resolver | str | None, name: str) -> Resolver | None:
+    if isinstance(said, str):
+        return constant(said)
+    if said is not None and not callable(said):
+        raise TypeError(f"{name} is a resolver, such as header(…), or a text, not {type(said).__name__}")
+    return said
+
+
+def _paths(patterns: Any, name: str) -> Callable[[str], bool]:
     """Whether a path fits one of the patterns, in which `*` stands for anything."""
-    if isinstance(patterns, str):
-        patterns = (patterns,)
-    fitting = [re.compile(".*".join(map(re.escape, one.split("*"))), re.DOTALL) for one in patterns]
+    found = [patterns] if isinstance(patterns, str) else patterns
+    found = list(found) if isinstance(found, Iterable) else [None]
+    if not all(isinstance(one, str) for one in found):
+        raise TypeError(f"{name} is a list of paths, such as /v1/*, or a function of the path")
+    fitting = [re.compile(".*".join(map(re.escape, one.split("*"))), re.DOTALL) for one in found]
     return lambda path: any(one.fullmatch(path) for one in fitting)

@@ -30,7 +30,7 @@ from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, la
 from metering.generators import stepped, stepped_async
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside, current
-from metering.observe import Meter, OngoingCall
+from metering.observe import Meter, OngoingCall, checked_meter
 from metering.responses import StreamReader
 from metering.streams import is_stream, watched
 from metering.taking import taken, taken_later
@@ -147,12 +147,17 @@ def metered(
         usage: Reads what the function returned or yields, where that is no provider's answer.
 
     Raises:
+        TypeError: the meter is none, or what is decorated is no function.
         ValueError: it is open what a call without a tenant is.
     """
+    if inspect.isroutine(meter):
+        raise TypeError("metered is told a meter first: @metered(meter, …)")
     policy = Policy.of(labels(tenant_id, feature_id, model, attributes), on_missing_tenant)
-    said = _Said(meter, policy, provider, usage)
+    said = _Said(checked_meter(meter), policy, provider, usage)
 
     def decorate(function: Function) -> Function:
+        if not callable(function):
+            raise TypeError(f"@metered(…) decorates functions, not {type(function).__name__}")
         if inspect.isasyncgenfunction(function):
             return cast(Function, _async_generator(function, said))
         if inspect.isgeneratorfunction(function):
@@ -245,6 +250,7 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
     call of which nothing is known; one that raises as a failed call.
 
     Raises:
+        TypeError: the meter is none.
         ValueError: it is open what a call without a tenant is.
         MissingTenant: on entering, where `on_missing_tenant` is to reject.
     """
@@ -261,7 +267,7 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
         provider: str = "",
         retry_count: int = 0,
     ) -> None:
-        self._meter = meter
+        self._meter = checked_meter(meter)
         self._labels = labels(tenant_id, feature_id, model, attributes)
         self._policy = Policy.of(self._labels, on_missing_tenant)
         self._provider = provider
@@ -351,8 +357,9 @@ def cache_hit(
         answer: The provider's answer as it was cached: an SDK's object, or parsed JSON.
 
     Raises:
-        ValueError, MissingTenant: as `meter_call`.
+        TypeError, ValueError, MissingTenant: as `meter_call`.
     """
+    checked_meter(meter)
     said = labels(tenant_id, feature_id, None, attributes)
     call = Policy.of(said, on_missing_tenant).call(said, model="", provider=provider, started_ms=_now_ms())
     if call is None:

@@ -19,14 +19,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from metering.background import answered_later, created, fetched
 from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, labels
 from metering.instrument_openai import StreamUsage, body_of, hides_usage, is_usage_chunk, with_usage
-from metering.mishaps import note
-from metering.observe import Meter, OngoingCall
+from metering.mishaps import LOG, note
+from metering.observe import Meter, OngoingCall, checked_meter
 from metering.raw_answers import is_raw, watch_raw
 from metering.seen import AsItIsNow
 from metering.streams import nothing_hidden
@@ -112,7 +112,9 @@ def instrument(
     provider: str | None = None,
     stream_usage: StreamUsage = "where_known",
 ) -> Client:
-    """Meter all calls of this client, and of those that are made of it. A second time changes nothing.
+    """Meter all calls of this client, and of those that are made of it.
+
+    A second time changes nothing; where it says something else, that is logged.
 
     Args:
         client: `OpenAI`, `AsyncOpenAI`, `AzureOpenAI`, `Anthropic`, `AsyncAnthropic` and the like.
@@ -125,8 +127,8 @@ def instrument(
         The same client.
 
     Raises:
-        TypeError: it is none of these clients.
-        ValueError: it is open what a call without a tenant is.
+        TypeError: it is none of these clients, or the meter is none.
+        ValueError: it is open what a call without a tenant is, or `stream_usage` is none of its words.
     """
     if isinstance(client, type):
         raise TypeError(f"{client.__name__} is a class: instrument a client, {client.__name__}(…)")
@@ -134,8 +136,15 @@ def instrument(
         raise TypeError(
             f"{type(client).__name__} is no client of OpenAI's or Anthropic's SDK: no `request`, no `post`"
         )
+    if stream_usage not in get_args(StreamUsage):
+        raise ValueError(f'stream_usage is "where_known", "always" or "never", not {stream_usage!r}')
     policy = Policy.of(labels(tenant_id, feature_id, None, attributes), on_missing_tenant)
-    _wrap(client, Instrumentation(meter, policy, provider, stream_usage))
+    said = Instrumentation(checked_meter(meter), policy, provider, stream_usage)
+    if vars(client).get(_MARK, said) != said:
+        LOG.warning(
+            "a client is instrumented already, with other arguments, which stay: `uninstrument` it first"
+        )
+    _wrap(client, said)
     return client
 
 

@@ -43,6 +43,21 @@ class Meter(Protocol):
         """Take a mapping of the contract's fields, a `UsageEvent`, or what has `events()`; return at once."""
 
 
+def checked_meter(meter: Meter) -> Meter:
+    """The meter, which was given at set-up.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(meter, type):
+        raise TypeError(f"{meter.__name__} is a class: give a meter, {meter.__name__}(…)")
+    if not callable(getattr(meter, "record", None)):
+        raise TypeError(
+            f"a meter has a method `record`, and {type(meter).__name__} has none: give a Meter(…)"
+        )
+    return meter
+
+
 class Reader(Protocol):
     """What reads an answer, chunk by chunk or whole: a `StreamReader`, or one of bodies."""
 

@@ -31,9 +31,20 @@ QUERY_FIELDS_MAX = 100
 """A query of more fields is not read."""
 
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""RFC 9110, 5.1."""
+
+
 def header(name: str) -> Resolver:
-    """A request header, of any case; None if it is absent, empty, or sent twice with two values."""
-    wanted = name.lower().encode("latin-1")
+    """A request header, of any case; None if it is absent, empty, or sent twice with two values.
+
+    Raises:
+        ValueError: no header has such a name.
+    """
+    said: object = name
+    if not isinstance(said, str) or not _HEADER_NAME.fullmatch(said):
+        raise ValueError(f"a header's name is made of letters, digits and -: {name!r}")
+    wanted = name.lower().encode()
 
     def resolve(scope: Scope) -> str | None:
         found = {value.strip() for key, value in scope.get("headers", ()) if key.lower() == wanted}
@@ -89,7 +100,12 @@ def jwt_claim(*claim: str, header_name: str = "authorization") -> Resolver:
 
     Args:
         claim: The claim's name; several go down into objects: `jwt_claim("org", "id")`.
+
+    Raises:
+        ValueError: no claim is named.
     """
+    if not claim:
+        raise ValueError('name a claim of the token: jwt_claim("tenant")')
     token_of = header(header_name)
 
     def resolve(scope: Scope) -> str | None:
@@ -119,7 +135,13 @@ def constant(value: str) -> Resolver:
 
 
 def first_of(*resolvers: Resolver) -> Resolver:
-    """The first that has an answer."""
+    """The first that has an answer.
+
+    Raises:
+        ValueError: there is none to ask.
+    """
+    if not resolvers or not all(callable(resolver) for resolver in resolvers):
+        raise ValueError('name resolvers to be asked in turn: first_of(header("x-tenant"), query("tenant"))')
 
     def resolve(scope: Scope) -> str | None:
         for resolver in resolvers:

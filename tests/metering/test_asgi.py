@@ -196,6 +196,23 @@ def test_there_is_no_default_for_a_missing_tenant() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"tenant": 5}, r"tenant is a resolver, such as header\(…\), or a text, not int"),
+        ({"feature": b"chat"}, "feature is a resolver"),
+        ({"inference": 5}, "inference is a list of paths"),
+        ({"exempt": [5]}, "exempt is a list of paths"),
+        ({"meter": None}, "a meter has a method `record`, and NoneType has none"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_set_up(said: dict[str, Any], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        MeteringMiddleware(
+            **{"app": tells_whose, "meter": CollectingMeter(), "on_missing_tenant": "skip", **said}
+        )
+
+
+@pytest.mark.parametrize(
     "scope", [{"type": "websocket"}, {"type": "lifespan"}, {"type": "http", "method": "OPTIONS", "path": "/"}]
 )
 def test_websockets_lifespan_and_preflights_are_not_touched(scope: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import openai
@@ -28,6 +29,10 @@ ANSWER = {
     ],
     "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
 }
+
+
+def failing() -> None:
+    raise AssertionError
 
 
 class Refused(Exception):
@@ -340,6 +345,27 @@ def test_a_block_tells_usage_by_hand_or_streams_or_ends_without_an_answer(meter:
         raise KeyError
     told = [(fields["status"], fields["input_tokens"], fields["output_tokens"]) for fields in meter.fields()]
     assert told == [("success", 3, 4), ("success", 10, 5), ("success", None, None), ("error", None, None)]
+
+
+@pytest.mark.parametrize("by", [metered, meter_call, partial(cache_hit, answer=ANSWER)])
+@pytest.mark.parametrize(
+    ("meter", "told"),
+    [
+        (None, "a meter has a method `record`, and NoneType has none"),
+        (CollectingMeter, r"CollectingMeter is a class: give a meter, CollectingMeter\(…\)"),
+    ],
+)
+def test_what_is_no_meter_is_refused(by: Any, meter: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        by(meter=meter, tenant_id="acme")
+
+
+def test_what_is_decorated_is_a_function(meter: CollectingMeter) -> None:
+    decorator: Any = metered
+    with pytest.raises(TypeError, match=r"metered is told a meter first: @metered\(meter, …\)"):
+        decorator(failing)  # as `@metered` without parentheses
+    with pytest.raises(TypeError, match="decorates functions, not int"):
+        decorator(meter, tenant_id="acme")(5)
 
 
 SECOND = {**ANSWER, "id": "chatcmpl-0000000000000010"}

@@ -329,8 +329,13 @@ def test_who_reads_bytes_is_sent_none_that_were_not_asked_for(
     ]
 
 
-def test_twice_is_once_and_undone_is_undone(client: Any, meter: CollectingMeter) -> None:
+def test_twice_is_once_and_undone_is_undone(
+    client: Any, meter: CollectingMeter, caplog: pytest.LogCaptureFixture
+) -> None:
+    instrument(client, meter, tenant_id="acme", provider="openai")
+    assert not caplog.records
     instrument(client, meter, tenant_id="other", provider="openai")
+    assert ["instrumented already, with other arguments" in line for line in caplog.messages] == [True]
     client.chat.completions.create(**ASK)
     assert meter.event().tenant_id == "acme"
     assert uninstrument(uninstrument(client)) is client
@@ -410,6 +415,16 @@ def test_azures_paths_are_seen_too(provider: FakeProvider, meter: CollectingMete
 def test_what_is_no_client_is_refused_at_set_up(thing: Any, told: str, meter: CollectingMeter) -> None:
     with pytest.raises(TypeError, match=told):
         instrument(thing, meter, tenant_id="acme")
+
+
+def test_what_cannot_be_used_is_refused_at_set_up(meter: CollectingMeter) -> None:
+    made: Any = openai.OpenAI(api_key="none")
+    with pytest.raises(TypeError, match="a meter has a method `record`, and NoneType has none"):
+        instrument(made, None, tenant_id="acme")  # type: ignore[arg-type]  # what is to be refused
+    sometimes: Any = "sometimes"
+    with pytest.raises(ValueError, match=r"stream_usage is .* not 'sometimes'"):
+        instrument(made, meter, tenant_id="acme", stream_usage=sometimes)
+    assert "request" not in vars(made)
 
 
 def test_a_call_without_a_tenant_does_not_leave_where_that_was_chosen(

@@ -112,6 +112,20 @@ def test_a_pattern_has_one_part_in_braces(pattern: str) -> None:
         path(pattern)
 
 
+@pytest.mark.parametrize("name", ["", "x tenant", "x-tenant:", "x-tenant-ü", None])
+def test_a_header_has_a_name(name: Any) -> None:
+    with pytest.raises(ValueError, match="a header's name is made of"):
+        header(name)
+
+
+def test_a_claim_and_a_resolver_are_named() -> None:
+    with pytest.raises(ValueError, match="name a claim of the token"):
+        jwt_claim()
+    for resolvers in ((), ("x-tenant",)):
+        with pytest.raises(ValueError, match="name resolvers to be asked in turn"):
+            first_of(*resolvers)
+
+
 @given(st.binary(max_size=200), st.text(max_size=50), st.binary(max_size=50))
 def test_whatever_a_client_sends_nothing_raises(value: bytes, path_: str, query_: bytes) -> None:
     headers = [(b"authorization", value), (b"authorization", b"Bearer a." + value + b".c")]
