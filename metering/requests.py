@@ -64,6 +64,8 @@ _MEDIA_TYPES = {
     **dict.fromkeys(("file", "input_file", "document", "container_upload"), "document"),
 }
 _MEDIA_FIELDS = ("image", "audio", "video", "document")
+_NOT_GIVEN = ("NotGiven", "Omit")
+"""Types whose objects OpenAI's and Anthropic's SDKs have for arguments that nobody gave, in `_types.py`."""
 _DATA_FIELDS = ("inline_data", "inlineData", "file_data", "fileData")
 
 
@@ -98,13 +100,13 @@ def read_input(kwargs: object) -> RequestInput:
     found = _Found()
     try:
         for place in _PLACES:
-            _walk(path(kwargs, *place), found, NESTING_MAX)
+            _walk(_said(kwargs, place), found, NESTING_MAX)
         for place in _TOOL_PLACES:
-            value = path(kwargs, *place)
+            value = _said(kwargs, place)
             for tool in items(value) or ([] if value is None else [value]):
                 _add_json(tool, found)
         for name, place in _HELD_ELSEWHERE:
-            if path(kwargs, *place) is not None:
+            if _said(kwargs, place) is not None:
                 found.uncountable.add(name)
     except Exception as exc:  # noqa: BLE001 - the request is the caller's, whatever it is
         note("payload_unread", "the input of a request could not be read", exc)
@@ -112,6 +114,12 @@ def read_input(kwargs: object) -> RequestInput:
     messages = max(len(items(get(kwargs, name))) for name in ("messages", "input", "contents"))
     uncountable = tuple(sorted(found.uncountable))
     return RequestInput(found.text.text, found.text.chars, messages, uncountable)
+
+
+def _said(kwargs: object, place: tuple[str, ...]) -> object:
+    """What stands at a place of a request; None where nothing does, or that nothing was said."""
+    value = path(kwargs, *place)
+    return None if type(value).__name__ in _NOT_GIVEN else value
 
 
 def _walk(value: object, found: _Found, depth: int) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 from hypothesis import given
 from pydantic import BaseModel
 
-from metering import requests
+from metering import mishaps, requests
 from metering.requests import (
     RequestInput,
     asked_model,
@@ -75,6 +77,15 @@ def test_objects_are_read_as_mappings_are() -> None:
 def test_what_text_does_not_say(kwargs: dict[str, Any], uncountable: tuple[str, ...]) -> None:
     found = read_input(kwargs)
     assert (found.text, found.uncountable) == ("", uncountable)
+
+
+@pytest.mark.parametrize("marker", [openai.NotGiven(), openai.Omit(), anthropic.NotGiven(), anthropic.Omit()])
+def test_what_an_sdk_marks_as_not_given_is_not_asked(marker: object) -> None:
+    before = mishaps.counts()["payload_unread"]
+    names = ("system", "tools", "response_format", "output_format", "previous_response_id", "config")
+    found = read_input({"messages": ["Hi"], **dict.fromkeys(names, marker)})
+    assert found == RequestInput(text="Hi", chars=2, messages=1)
+    assert mishaps.counts()["payload_unread"] == before
 
 
 def test_an_iterator_is_the_caller_s_to_consume() -> None:
