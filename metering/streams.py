@@ -19,7 +19,7 @@ replaced, and the helper stays what it is.
 
 from __future__ import annotations
 
-import weakref
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,29 +53,38 @@ def watched(source: Any, call: OngoingCall, is_hidden: IsHidden = nothing_hidden
 
 def watch_closing(response: Any, call: OngoingCall) -> None:
     """End the call when the response is closed by somebody else than the stream itself."""
-    kind = type(response)
+    kind: Any = type(response)
     if not hasattr(kind, "close") or not hasattr(response, "__dict__"):
         return
-    # Weakly: a response in a cycle would keep its connection until the garbage collector comes.
-    itself = weakref.ref(response)
+    if "_metered_call" not in vars(response):
+        response.__class__ = _told_of_closing(kind)
+    response._metered_call = call  # noqa: SLF001  # our own
 
-    def close() -> None:
-        found = itself()
-        if found is not None:
-            kind.close(found)
-        if not call.is_fetching:
-            call.stopped()
 
-    async def aclose() -> None:
-        found = itself()
-        if found is not None:
-            await kind.aclose(found)
-        if not call.is_fetching:
-            call.stopped()
+_KINDS_MAX = 16
+"""Classes of responses, as in `metering/raw_answers.py`."""
 
-    response.close = close
-    if hasattr(kind, "aclose"):
-        response.aclose = aclose
+
+@functools.lru_cache(maxsize=_KINDS_MAX)
+def _told_of_closing(kind: type[Any]) -> type[Any]:
+    """This kind of response, which tells of its closing.
+
+    By methods: functions of the response's own would hold it in a cycle, and its connection until the garbage
+    collector comes; and if they held it weakly, that would have taken it when it comes to be closed.
+    """
+
+    def close(self: Any) -> None:
+        kind.close(self)
+        if not self._metered_call.is_fetching:
+            self._metered_call.stopped()
+
+    async def aclose(self: Any) -> None:
+        await kind.aclose(self)
+        if not self._metered_call.is_fetching:
+            self._metered_call.stopped()
+
+    methods = {"close": close, "aclose": aclose} if hasattr(kind, "aclose") else {"close": close}
+    return type(kind.__name__, (kind,), {"__slots__": (), "__module__": kind.__module__, **methods})
 
 
 class _Stand:

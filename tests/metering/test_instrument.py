@@ -241,6 +241,26 @@ def test_asynchronous_clients_are_the_same(provider: FakeProvider, meter: Collec
     assert len(said(provider, meter)) == 9
 
 
+def test_a_stream_that_is_left_in_a_loop_leaves_no_trouble_to_the_event_loop(
+    provider: FakeProvider, meter: CollectingMeter
+) -> None:
+    troubles: list[Any] = []
+
+    async def leave(client: Any) -> None:
+        async for _ in await client.chat.completions.create(**ASK, stream=True):
+            break
+
+    async def use(client: Any, _: Any) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+        await leave(client)
+        gc.collect()
+        await asyncio.sleep(0.01)  # for what the loop closes by tasks of its own
+
+    run_async(provider, meter, use)
+    assert troubles == []
+    assert len(meter.records) == 1
+
+
 def test_many_streams_at_once_are_as_many_right_events(
     provider: FakeProvider, meter: CollectingMeter
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -247,6 +248,37 @@ def test_an_end_is_told_at_once_and_not_when_the_garbage_collector_comes() -> No
         assert meter.records == []
         del stream
         assert len(meter.records) == 1
+    finally:
+        gc.enable()
+
+
+class Telling(Response):
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def close(self) -> None:
+        self._told.append("closed")
+
+
+def test_a_response_is_closed_by_the_garbage_collector_too() -> None:
+    told: list[str] = []
+    source = Stream()
+    source.response = Telling(told)
+    _, stream = watch(source)
+    read_some(stream)  # now the generator that it holds holds it, as an SDK's: so the collector has to come
+    del source, stream
+    gc.collect()
+    assert told == ["closed"]
+
+
+def test_a_response_is_held_by_nobody_but_its_stream() -> None:
+    _, stream = watch(Stream())
+    held = weakref.ref(stream.response)
+    list(stream)
+    gc.disable()
+    try:
+        del stream
+        assert held() is None
     finally:
         gc.enable()
 
