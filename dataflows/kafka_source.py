@@ -85,6 +85,8 @@ def parse_topic(url: str) -> KafkaTopic:
     Raises:
         InputError: it names no broker or no topic.
     """
+    if "@" in url:  # what follows is shown in errors
+        raise InputError("a kafka:// source takes no user and no password")
     parts = urlsplit(url)
     topic = parts.path.strip("/")
     if not parts.netloc or not topic or "/" in topic:
