@@ -23,7 +23,7 @@ KAFKA_PORT = 9092
 TEST_PROCESSES = 2
 ARGS =
 
-.PHONY: help venv demo test lint check crash bench kafka kafka-test up clean
+.PHONY: help venv demo test slow lint check crash bench kafka kafka-test up clean
 
 help: ## Print this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ demo: $(STAMP) ## Run the whole job on made-up events and print the margin repor
 test: $(STAMP) ## Run the tests, with Kafka's mock cluster and ClickHouse in the process (ARGS="-k rating" passes on)
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+slow: $(STAMP) ## Run the tests that start and end the job again and again, which make test leaves to this and to CI
+	@METERLINE_TEST_SLOW=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
+
 lint: $(STAMP) ## Check lint rules, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -75,7 +78,7 @@ crash: $(STAMP) ## Break each rule of exactly-once to see it noticed, crash the 
 	@$(BIN)/python -m tests.simulation.processes
 	@$(BIN)/python -m tests.simulation.fuzz
 	@$(BIN)/python -m tests.metering.crash
-	@METERLINE_TEST_LONG=1 $(BIN)/python -m pytest -m long
+	@METERLINE_TEST_LONG=1 $(BIN)/python -m pytest -m "long or slow"
 
 bench: $(BENCH_STAMP) $(PEERS_STAMP) ## Run the benchmarks in full (ARGS="throughput workers" for some)
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -98,7 +101,7 @@ kafka: $(STAMP) ## Start Apache Kafka, one node, on loopback, until Ctrl-C (Java
 	@$(BIN)/python -m tests.kafka_broker serve --port $(KAFKA_PORT)
 
 kafka-test: $(STAMP) ## Run every Kafka test on a real Apache Kafka, on a free port (Java 17 and Maven)
-	@$(BIN)/python -m tests.kafka_broker run -- $(BIN)/python -m pytest -m "kafka or broker" $(ARGS)
+	@METERLINE_TEST_SLOW=1 $(BIN)/python -m tests.kafka_broker run -- $(BIN)/python -m pytest -m "kafka or broker" $(ARGS)
 
 up: ## Build and start Kafka, ClickHouse and the job in containers (Docker; set CLICKHOUSE_PASSWORD)
 	@docker compose up --build -d

@@ -22,6 +22,7 @@ from sinks.clickhouse import connect, parse_address
 KAFKA_VARIABLE = "METERLINE_TEST_KAFKA"
 CLICKHOUSE_VARIABLE = "METERLINE_TEST_CLICKHOUSE_URL"
 LONG_VARIABLE = "METERLINE_TEST_LONG"
+SLOW_VARIABLE = "METERLINE_TEST_SLOW"
 MOCK_START_SECONDS_MAX = 20
 
 # No deadline and no complaint about slow data: on busy cores both would measure the machine, not the code.
@@ -36,14 +37,18 @@ settings.load_profile("default")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what talks to a broker, for `make kafka-test`; skip what needs a real one, and long forms."""
     long = pytest.mark.skip(reason=f"long: {LONG_VARIABLE}=1 runs it (make crash does)")
+    slow = pytest.mark.skip(reason=f"slow: {SLOW_VARIABLE}=1 runs it (make slow and CI do)")
     no_kafka = pytest.mark.skip(
         reason=f"needs a real Apache Kafka: {KAFKA_VARIABLE} names none (make kafka-test)"
     )
     for item in items:
         if "kafka_bootstrap" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.broker)
-        if item.get_closest_marker("long") is not None and not os.environ.get(LONG_VARIABLE):
+        is_long, is_slow = (item.get_closest_marker(name) is not None for name in ("long", "slow"))
+        if is_long and not os.environ.get(LONG_VARIABLE):
             item.add_marker(long)
+        elif is_slow and not (os.environ.get(LONG_VARIABLE) or os.environ.get(SLOW_VARIABLE)):
+            item.add_marker(slow)
         if item.get_closest_marker("kafka") is not None and not os.environ.get(KAFKA_VARIABLE):
             item.add_marker(no_kafka)
 

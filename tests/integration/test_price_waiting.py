@@ -15,6 +15,8 @@ from tests.auditor_event import lines_of_file
 from tests.clickhouse_process import running_clickhouse
 from tests.integration.running import JOB_SECONDS, QUICK, Place, audit_of, until, what_stands
 
+pytestmark = pytest.mark.slow
+
 NOON_MS = 1_773_748_800_000
 OLD_CARD = "pricing: {rules: [{model: old, input_rate: 0.001, output_rate: 0}]}\n" + QUICK
 NEWER = ", {model: newer, input_rate: 0.002, output_rate: 0}]}"
@@ -63,7 +65,6 @@ def test_the_next_run_prices_what_its_card_knows_by_now(tmp_path: Path) -> None:
     assert audit_of(place) == (0, "the books balance")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_running_job_takes_the_new_card_and_prices_what_waits(tmp_path: Path, workers: int) -> None:
     paths = [tmp_path / f"events-{number}.jsonl" for number in range(2)]

@@ -18,6 +18,8 @@ from tests.integration.test_files import DAY, write_traffic
 from tests.integration.test_kafka import produce
 from tests.integration.topics import make_topic, read_back
 
+pytestmark = pytest.mark.slow
+
 # A tenant elsewhere, and a feature with a cap of its own: their windows have to be rebuilt as they were.
 OVERRIDES = "{tenants: {tenant-001: {timezone: Asia/Kathmandu, features: {chat: {daily_cap: 1}}}}}"
 CONFIG = SEED_RULES.replace("limits:\n", f"limits:\n  overrides: {OVERRIDES}\n") + QUICK

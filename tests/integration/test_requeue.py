@@ -27,6 +27,8 @@ from tests.auditor_event import lines_of_file
 from tests.clickhouse_process import running_clickhouse
 from tests.integration.running import QUICK, ROOT, Place, audit_of, until, what_stands
 
+pytestmark = pytest.mark.slow
+
 DAY_MS = 24 * 3_600_000
 NOON_MS = 1_773_748_800_000
 OLD_CARD = "pricing: {rules: [{model: old, input_rate: 0.001, output_rate: 0}]}\n" + QUICK

@@ -19,6 +19,8 @@ from tests.dataflows.priced import NEW, NOON_MS, OLD, event
 from tests.dataflows.test_cli import meterline
 from tests.integration.running import QUICK, Place, audit_of, what_stands
 
+pytestmark = pytest.mark.slow
+
 LIMITS = """
 limits:
   tenant: {daily_cap: 0.02, monthly_cap: 0.03}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.clickhouse_process import running_clickhouse
 from tests.simulation.processes import run_chain
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_while_kafka_goes_on_nothing_is_lost_or_doubled(tmp_path: Path, kafka_bootstrap: str) -> None:
