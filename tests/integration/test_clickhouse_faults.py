@@ -21,6 +21,8 @@ from tests.integration.running import JOB_SECONDS, assert_agrees, published, unt
 from tests.integration.test_supervision import expected_of, place_with_traffic, source_of
 from tests.misbehaving_proxy import FAULTS, MisbehavingProxy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseProcess]:

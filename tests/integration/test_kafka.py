@@ -13,6 +13,8 @@ from tests.auditor import audit, load_config
 from tests.integration.running import Place, assert_agrees
 from tests.integration.topics import PARTITIONS, make_topic, read_back
 
+pytestmark = pytest.mark.slow
+
 EVENTS_PER_MESSAGE = 50
 
 

@@ -36,6 +36,8 @@ from tests.integration.running import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 FILES = 4
 _TENANT = re.compile(rb'"tenant_id": ?"[^"]*"')
 KILLED = -signal.SIGKILL
