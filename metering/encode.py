@@ -1,8 +1,8 @@
 """From what an application recorded to one line of JSON, and what the contract says of it. Pure.
 
 An event that the contract refuses is a line all the same: the job keeps it in quarantine, where somebody can
-see it and mend it. A value that JSON has no form for becomes text that no count and no amount can be read
-from, so that an event is never lost for one odd field.
+see it and mend it. A value that JSON has no form for becomes an object that no field takes (`_unreadable`):
+an event is never lost for one odd field, and none is billed to a tenant called `nan`.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def _plain(value: object, depth: int) -> object:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
+        return float(value) if math.isfinite(value) else _unreadable(value, depth)
     if isinstance(value, Decimal):
-        return format(value, "f")
+        return format(value, "f") if value.is_finite() else _unreadable(value, depth)
     if isinstance(value, Mapping):
         return {_key(name): _plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

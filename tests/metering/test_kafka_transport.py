@@ -7,7 +7,9 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its stubs
 
@@ -87,13 +89,23 @@ def test_a_client_that_cannot_be_made_is_told_of_without_the_password(security: 
         assert "hunter2" not in f"{caught.value} {transport.trouble()} {transport!r}"
 
 
-def test_a_login_is_given_to_the_client(tmp_path: Path) -> None:
+def test_a_login_is_given_to_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    producer = confluent_kafka.Producer
+
+    def noted(config: dict[str, Any]) -> confluent_kafka.Producer:
+        given.update(config)
+        return producer(config)
+
+    monkeypatch.setattr(confluent_kafka, "Producer", noted)
     password = tmp_path / "password"
     password.write_text("hunter2")
     login = {"username": "app", "password_file": str(password), "mechanism": "SCRAM-SHA-512"}
     transport = transport_to("127.0.0.1:1", protocol="SASL_PLAINTEXT", **login)
     transport.send(handed())
     transport.close(1)
+    assert (given["security.protocol"], given["sasl.mechanism"]) == ("SASL_PLAINTEXT", "SCRAM-SHA-512")
+    assert (given["sasl.username"], given["sasl.password"]) == ("app", "hunter2")
 
 
 def test_a_forked_child_does_not_destroy_its_parents_client() -> None:
