@@ -3,10 +3,14 @@
 The application is a bare ASGI gateway: it reads a request, waits as for a model, and hands an answer on, as
 JSON or as a stream. Each of the concurrent callers asks the bare one and the metered one alternately, so that
 both meet the same machine, the same garbage collection and the same sender thread of the meter. Measured is
-the time that a request spends in the process, without the wait: what is added to that is the SDK's. A caller
-waits one millisecond for each caller that there is, so that about a thousand requests a second are served
-whatever the concurrency; with no idle time left, each request would wait for all others, and the figure would
-be theirs.
+the time that a request spends in the process, without the wait: what is added to that is the SDK's.
+
+A caller waits one millisecond on average for each caller that there is, so that about a thousand requests a
+second are served whatever the concurrency; with no idle time left, each request would wait for all others,
+and the figure would be theirs. The waits are drawn from an exponential distribution, as the times between
+requests of many users are: with equal ones the callers would soon wake up all at once, and between two such
+bursts the process would sleep for tens of milliseconds, after which any code, the bare gateway's too, runs
+many times slower.
 
 Events go through a real meter into a file. In the end each metered request has its event there, or the run
 fails.
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -31,6 +36,7 @@ from metering.resolvers import header
 
 CONCURRENCY = (1, 50, 500)
 WAIT_SECONDS_PER_CALLER = 0.001
+SEED = 1
 REQUESTS = {Size.SMOKE: 200, Size.FULL: 20_000}
 """Of each kind, at each concurrency: the 99.9th percentile is then that of 20."""
 
@@ -52,7 +58,7 @@ _WORDS = 40
 
 @dataclass(slots=True)
 class Gateway:
-    """The application.
+    """The application, which waits `wait_seconds` on average.
 
     `waits` notes how long each request waited for the model, by its number: in seconds of the clock, and of
     processor time that the loop's thread spent on others meanwhile.
@@ -60,6 +66,7 @@ class Gateway:
 
     wait_seconds: float
     waits: dict[int, tuple[float, float]] = field(default_factory=dict)
+    drawn: random.Random = field(default_factory=lambda: random.Random(SEED))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
@@ -67,7 +74,7 @@ class Gateway:
             pass
         number = scope["number"]
         started, processor = time.perf_counter(), time.thread_time()
-        await asyncio.sleep(self.wait_seconds)
+        await asyncio.sleep(self.drawn.expovariate(1 / self.wait_seconds))
         self.waits[number] = (time.perf_counter() - started, time.thread_time() - processor)
         if scope["path"] == "/v1/stream":
             parts, media_type = _events(number), b"text/event-stream"
@@ -141,7 +148,6 @@ async def _measure(
     rounds = max(1, requests // callers)
 
     async def call(caller: int) -> None:
-        await asyncio.sleep(gateway.wait_seconds * caller / callers)  # they do not come all at once
         for turn in range(rounds):
             for place, (name, app) in enumerate(ways.items()):
                 number = (turn * callers + caller) * len(ways) + place

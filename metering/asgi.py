@@ -29,7 +29,7 @@ from metering.bodies import Body
 from metering.call import Call
 from metering.contexts import (
     ANONYMOUS,
-    Labels,
+    NOTHING_SAID,
     MissingTenant,
     OnMissingTenant,
     Policy,
@@ -44,6 +44,7 @@ from metering.nesting import Boundary, Inside
 from metering.nesting import current as current_boundary
 from metering.observe import Meter, OngoingCall, checked_meter
 from metering.resolvers import Resolver, constant, resolved
+from metering.responses import StreamReader
 from metering.usage import Usage
 
 # Mappings, in truth: each framework has types of its own for them, of which none fits another's.
@@ -108,105 +109,128 @@ class MeteringMiddleware:
         said = labels(
             resolved(self._tenant, scope), resolved(self._feature, scope), resolved(self._model, scope)
         )
-        if (
-            said.over(current()).tenant_id is None
-            and self._policy.on_missing_tenant == "reject"
-            and not _fits(self._is_exempt, scope)
-        ):
-            note("missing_tenant", "a request without a tenant was rejected")
-            await _reject(send)
-            return
-        if said.over(current()).tenant_id is None and self._policy.on_missing_tenant == "anonymous":
-            note("missing_tenant", f"a request without a tenant is one of the tenant {ANONYMOUS!r}")
-            said = said.over(labels(ANONYMOUS))
+        if said.over(current()).tenant_id is None:
+            if self._policy.on_missing_tenant == "reject" and not _fits(self._is_exempt, scope):
+                note("missing_tenant", "a request without a tenant was rejected")
+                await _reject(send)
+                return
+            if self._policy.on_missing_tenant == "anonymous":
+                note("missing_tenant", f"a request without a tenant is one of the tenant {ANONYMOUS!r}")
+                said = said.over(labels(ANONYMOUS))
         with context.of(said):
-            exchange = self._begin() if self._asks(scope) else None
+            exchange = self._begin(receive, send) if self._asks(scope) else None
             if exchange is None:
                 await self.app(scope, receive, send)
             else:
-                await exchange.run(self.app, scope, receive, send)
+                await exchange.run(self.app, scope)
 
     def _asks(self, scope: Scope) -> bool:
         return scope.get("method") == "POST" and _fits(self._is_inference, scope)
 
-    def _begin(self) -> _Exchange | None:
+    def _begin(self, receive: Receive, send: Send) -> _Exchange | None:
         try:
             call = self._policy.call(
-                Labels(), model="", provider=self._provider, started_ms=time.time_ns() // 1_000_000
+                NOTHING_SAID, model="", provider=self._provider, started_ms=time.time_ns() // 1_000_000
             )
         except MissingTenant:
             call = None
             note("missing_tenant", "an inference at an exempt path, of no tenant, is not metered")
-        return None if call is None else _Exchange(self._meter, call)
+        return None if call is None else _Exchange(self._meter, call, receive, send)
+
+
+_NO_ANSWER = StreamReader()
+"""What an exchange has read before its response begins. Never fed."""
 
 
 class _Exchange:
-    """One request to a route that is an inference, and its response, as they pass by."""
+    """One request to a route that is an inference, and its response, as they pass by.
 
-    __slots__ = ("_asked", "_body", "_boundary", "_call", "_has_gone", "_is_finished", "_status")
+    A server has thousands open at once, and Python's garbage collector runs as often as objects are made: so
+    there are few to each, and none for a message.
+    """
 
-    def __init__(self, meter: Meter, call: Call) -> None:
+    __slots__ = (
+        *("_asked", "_body", "_boundary", "_call", "_has_begun", "_has_gone", "_is_finished"),
+        *("_receive", "_send", "_status"),
+    )
+
+    def __init__(self, meter: Meter, call: Call, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
         self._boundary = Boundary(current_boundary())
         self._asked = _Asked()
-        self._call = OngoingCall(meter, call, self._asked, inside=self._boundary)
+        self._call = OngoingCall(meter, call, self._asked, _NO_ANSWER, self._boundary)
         self._body: Body | None = None
+        self._has_begun = False
         self._status = 0
         self._has_gone = False
         self._is_finished = False
 
-    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    async def run(self, app: App, scope: Scope) -> None:
         """Let the application serve it, and record what was seen."""
-
-        async def receiving() -> Message:
-            message = await receive()
-            if message["type"] == "http.request":
-                self._asked.feed(message.get("body", b""))
-            elif message["type"] == "http.disconnect" and not self._is_finished:
-                self._has_gone = True
-            return message
-
-        async def sending(message: Message) -> None:
-            seen = _copied(message)
-            try:
-                await send(message)
-            except OSError:  # what servers raise when the client has gone (ASGI 2.4)
-                self._has_gone = True
-                raise
-            finally:
-                self._sent(seen)
-
         try:
             with Inside(self._boundary):
-                await app(scope, receiving, sending)
+                await app(scope, self._receiving, self._sending)
         except BaseException as error:
             self._over(error)
             raise
-        self._over(None)
+        if not self._is_finished:
+            self._over(None)
 
-    def _sent(self, message: Message) -> None:
-        """Read a message once it is on its way. Never raises."""
+    async def _receiving(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._asked.feed(message.get("body", b""))
+        elif message["type"] == "http.disconnect" and not self._is_finished:
+            self._has_gone = True
+        return message
+
+    async def _sending(self, message: Message) -> None:
+        # Looked at before it passes on: who compresses further on changes the message itself.
+        kind, data = message.get("type"), message.get("body")
+        is_last = not message.get("more_body", False)
+        headers = list(message.get("headers") or ()) if kind == "http.response.start" else ()
         try:
-            if message["type"] == "http.response.start":
-                headers = {bytes(key).lower(): bytes(value) for key, value in message.get("headers", ())}
-                media_type, coding = (
-                    headers.get(name, b"").decode("latin-1")
-                    for name in (b"content-type", b"content-encoding")
-                )
-                self._status = int(message["status"])
-                self._body = Body(media_type, coding, self._call.call.provider, self._call.call.model)
-                self._call.reader = self._body
-            elif message["type"] == "http.response.body":
-                data, body = message.get("body", b""), self._body
-                if data and body is not None:
-                    if body.is_stream:
-                        self._call.chunk(data)
-                    else:
-                        body.feed(data)
-                self._is_finished = not message.get("more_body", False)
-            if self._is_finished:
+            await self._send(message)
+        except OSError:  # what servers raise when the client has gone (ASGI 2.4)
+            self._has_gone = True
+            raise
+        finally:
+            if kind == "http.response.body":
+                self._sent(data, is_last=is_last)
+            elif kind == "http.response.start":
+                self._started(message.get("status"), headers)
+
+    def _started(self, status: Any, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The head of the response is on its way. Never raises."""
+        media_type = coding = ""
+        try:
+            for name, value in headers:
+                lower = bytes(name).lower()
+                if lower == b"content-type":
+                    media_type = bytes(value).decode("latin-1")
+                elif lower == b"content-encoding":
+                    coding = bytes(value).decode("latin-1")
+            self._status = int(status)
+            self._body = Body(media_type, coding, self._call.call.provider, self._call.call.model)
+            self._call.reader = self._body
+        except Exception as error:  # noqa: BLE001  # a request must not notice
+            note("response_unread", "the head of a response could not be read", error)
+
+    def _sent(self, data: bytes | None, *, is_last: bool) -> None:
+        """A part of the body is on its way. Never raises."""
+        try:
+            if data and self._body is not None and not self._call.is_over:
+                if not self._has_begun:
+                    self._has_begun = True
+                    if self._body.is_stream:
+                        self._call.began()
+                self._body.feed(data)
+            if is_last:
+                self._is_finished = True
                 self._over(None)  # what the application does after its answer is no part of it
         except Exception as error:  # noqa: BLE001  # a request must not notice
-            note("response_unread", "a message of a response could not be read", error)
+            note("response_unread", "a part of a response could not be read", error)
 
     def _over(self, error: BaseException | None) -> None:
         """The application is done with it. Never raises."""
@@ -246,12 +270,6 @@ def _used_nothing(asked: _Asked, model: str) -> tuple[Sequence[Usage], str, bool
         note("refused", "an answer with an error status, to a request that names no model")
         return None
     return [Usage(model=found, input_tokens=0, output_tokens=0)], "", True
-
-
-def _copied(message: Message) -> Message:
-    """As it passes here: who compresses further on changes the message itself, and its list of headers."""
-    headers = message.get("headers")
-    return {**message, "headers": list(headers)} if isinstance(headers, (list, tuple)) else {**message}
 
 
 class _Asked:

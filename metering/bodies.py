@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 
 from metering.mishaps import note
-from metering.responses import OUTPUT_TEXT_CHARS_MAX, StreamReader
+from metering.responses import StreamReader
 from metering.sse import SseReader, read_json
 from metering.usage import Usage
 
@@ -32,17 +32,18 @@ class Body:
         coding: The header `content-encoding`, "" where the bytes are plain.
     """
 
-    __slots__ = ("_events", "_kept", "_kept_bytes", "_reader", "is_stream", "why_unread")
+    __slots__ = ("_called", "_events", "_kept", "_kept_bytes", "_reader", "is_stream", "why_unread")
 
     def __init__(self, media_type: str, coding: str, provider: str, model: str) -> None:
         kind = media_type.partition(";")[0].strip().lower()
         self.is_stream = kind == "text/event-stream"
-        self._reader = StreamReader(provider, model)
-        self._events = SseReader()
+        self._called = (provider, model)
+        self._reader: StreamReader | None = None  # both are made when the first bytes are read
+        self._events: SseReader | None = None
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self.why_unread = ""
-        if coding.strip().lower() not in ("", "identity"):
+        if coding and coding.strip().lower() not in ("", "identity"):
             self.why_unread = "compressed"
         elif not (self.is_stream or kind == "application/json" or kind.endswith("+json")):
             self.why_unread = "neither JSON nor server-sent events"
@@ -64,53 +65,62 @@ class Body:
     @property
     def size_bytes(self) -> int:
         """How much is kept, to be read yet, or as text."""
-        return self._kept_bytes + min(self._reader.output_chars, OUTPUT_TEXT_CHARS_MAX)
+        return self._kept_bytes + (0 if self._reader is None else self._reader.size_bytes)
+
+    def _readers(self) -> tuple[StreamReader, SseReader]:
+        if self._reader is None or self._events is None:
+            self._reader, self._events = StreamReader(*self._called), SseReader()
+        return self._reader, self._events
 
     def _read_kept(self) -> None:
         while self._kept:
             self._read_first()
 
     def _read_first(self) -> None:
+        reader, events = self._readers()
         data = self._kept.popleft()
         self._kept_bytes -= len(data)
-        for chunk in self._events.feed(data):
-            self._reader.feed(chunk)
+        for chunk in events.feed(data):
+            reader.feed(chunk)
 
     def told(self) -> tuple[list[Usage], str, bool]:
         """What the body says, now that it is over: usage, visible text, and whether it came to its end."""
         if self.why_unread:
             note("response_unread", f"the body of an answer is {self.why_unread}")
             return [], "", True
+        reader, events = self._readers()
         if self.is_stream:
             self._read_kept()
-            for chunk in self._events.close():
-                self._reader.feed(chunk)
+            for chunk in events.close():
+                reader.feed(chunk)
         else:
             try:
-                self._reader.feed(read_json(b"".join(self._kept)))
+                reader.feed(read_json(b"".join(self._kept)))
             except (ValueError, RecursionError) as error:
                 note("response_unread", "the body of an answer is not JSON", error)
-        is_complete = not self.is_stream or self._reader.is_complete or self._events.is_done
-        return self._reader.usages(), self._reader.output_text, is_complete
+        return reader.usages(), reader.output_text, not self.is_stream or self.is_complete
 
     @property
     def is_complete(self) -> bool:
         """Whether a stream's end was seen, once its usages were asked for."""
-        return self.is_stream and (self._reader.is_complete or self._events.is_done)
+        reader, events = self._reader, self._events
+        if reader is None or events is None:
+            return False
+        return self.is_stream and (reader.is_complete or events.is_done)
 
     @property
     def output_text(self) -> str:
         """What could be seen of a stream, once its usages were asked for."""
-        return self._reader.output_text
+        return "" if self._reader is None else self._reader.output_text
 
     @property
     def output_chars(self) -> int:
         """How long that is."""
-        return self._reader.output_chars
+        return 0 if self._reader is None else self._reader.output_chars
 
     def usages(self) -> list[Usage]:
         """What a stream has told so far; of a part of JSON nothing is known."""
         if not self.is_stream:
             return []
         self._read_kept()
-        return self._reader.usages()
+        return [] if self._reader is None else self._reader.usages()

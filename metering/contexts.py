@@ -58,6 +58,10 @@ class Labels:
 
     def over(self, other: Labels) -> Labels:
         """These, and where they say nothing, the other's."""
+        if other is NOTHING_SAID:
+            return self
+        if self is NOTHING_SAID:
+            return other
         return Labels(
             self.tenant_id if self.tenant_id is not None else other.tenant_id,
             self.feature_id if self.feature_id is not None else other.feature_id,
@@ -76,7 +80,8 @@ class _Frame:
 
 
 _current: ContextVar[_Frame | None] = ContextVar("metering_labels", default=None)
-_NOTHING_SAID = Labels()
+NOTHING_SAID = Labels()
+"""As `labels()` gives it: there is one, for `over` to know."""
 
 
 def labels(
@@ -90,6 +95,8 @@ def labels(
     A string, an integer or a UUID is a label; None and the empty string say nothing. One that is too long is
     replaced by its SHA-256, so that spend stays with whom it belongs to.
     """
+    if tenant_id is feature_id is model is attributes is None:
+        return NOTHING_SAID
     return Labels(
         label(tenant_id, "tenant_id"),
         label(feature_id, "feature_id"),
@@ -100,6 +107,8 @@ def labels(
 
 def label(value: object, name: str) -> str | None:
     """One label, or None where none was said. Never raises."""
+    if type(value) is str and 0 < len(value) <= LABEL_CHARS_MAX:
+        return value
     if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         value = _text(value) or value
     if value is None or (isinstance(value, str) and not value):
@@ -147,7 +156,7 @@ def _attributes(attributes: object) -> dict[str, str]:
 def current() -> Labels:
     """What the contexts around the code that asks have said."""
     frame = _current.get()
-    return frame.said if frame is not None else _NOTHING_SAID
+    return frame.said if frame is not None else NOTHING_SAID
 
 
 class context:  # noqa: N801  # read as a statement: with context(...)

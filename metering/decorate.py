@@ -122,6 +122,11 @@ class ReaderOfUsage:
         """How long that is."""
         return self._reader.output_chars
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much is kept of it."""
+        return self._reader.size_bytes
+
     def usages(self) -> list[Usage]:
         """What was told last."""
         return self._usages

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Protocol
@@ -63,7 +62,7 @@ class Boundary:
         self.parent = parent
         # Weakly: a call that is forgotten ends when it is collected.
         self._open: dict[int, weakref.ref[Open]] = {}
-        self._seen: deque[Sequence[Usage] | Unread] = deque(maxlen=SEEN_MAX)
+        self._seen: list[Sequence[Usage] | Unread] = []
 
     def covers(self, usages: Sequence[Usage]) -> bool:
         """Whether somebody inside has recorded this answer, or is about to."""
@@ -98,7 +97,12 @@ class Boundary:
         for boundary in self._line():
             boundary._open.pop(id(call), None)  # noqa: SLF001  # of its own kind
             if usages is not None:
-                boundary._seen.append(usages)  # noqa: SLF001  # of its own kind
+                boundary._has_seen(usages)  # noqa: SLF001  # of its own kind
+
+    def _has_seen(self, usages: Sequence[Usage] | Unread) -> None:
+        self._seen.append(usages)
+        if len(self._seen) > SEEN_MAX:
+            del self._seen[0]
 
 
 def _usages(told: Sequence[Usage] | Unread) -> Sequence[Usage]:

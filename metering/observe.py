@@ -73,6 +73,10 @@ class Reader(Protocol):
     def output_chars(self) -> int:
         """How long that is."""
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much is kept of it."""
+
     def feed(self, chunk: Any) -> None:
         """Take in one chunk."""
 
@@ -164,6 +168,10 @@ class OngoingCall:
         self.has_left = True
         self._started_at = time.monotonic()
         self.call = replace(self.call, started_ms=time.time_ns() // 1_000_000)
+
+    def began(self) -> None:
+        """The first of an answer that is kept unread has come."""
+        self._chunk_at = time.monotonic()
 
     def chunk(self, item: object) -> None:
         """One chunk has come. Never raises."""
@@ -311,8 +319,7 @@ class OngoingCall:
     def _size_bytes(self) -> int:
         """About how much is held of the answer and of what was asked."""
         try:
-            answer: int = getattr(self.reader, "size_bytes", self.reader.output_chars)
-            return answer + int(getattr(self.asked, "size_bytes", 0))
+            return self.reader.size_bytes + int(getattr(self.asked, "size_bytes", 0))
         except Exception:  # noqa: BLE001  # an application changes what it asked
             return 0
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -44,11 +44,18 @@ def header(name: str) -> Resolver:
     said: object = name
     if not isinstance(said, str) or not _HEADER_NAME.fullmatch(said):
         raise ValueError(f"a header's name is made of letters, digits and -: {name!r}")
-    wanted = name.lower().encode()
+    wanted, what = name.lower().encode(), f"the header {name}"
 
     def resolve(scope: Scope) -> str | None:
-        found = {value.strip() for key, value in scope.get("headers", ()) if key.lower() == wanted}
-        return _only({_decoded(value) for value in found}, f"the header {name}")
+        found: str | None = None
+        for key, value in scope.get("headers", ()):
+            if key.lower() != wanted or not (text := _decoded(value.strip())):
+                continue
+            if found is not None and found != text:
+                _note_ambiguous(what)
+                return None
+            found = text
+        return found
 
     return resolve
 
@@ -60,7 +67,11 @@ def query(name: str) -> Resolver:
         text = scope.get("query_string", b"").decode("latin-1")
         # One character for each byte, whether it is written as it is or as %C3.
         pairs = parse_qsl(text, max_num_fields=QUERY_FIELDS_MAX, encoding="latin-1")
-        return _only({_text(value) for key, value in pairs if _text(key) == name}, f"the query's {name}")
+        found = {_text(value) for key, value in pairs if _text(key) == name} - {""}
+        if len(found) > 1:
+            _note_ambiguous(f"the query's {name}")
+            return None
+        return next(iter(found), None)
 
     return resolve
 
@@ -180,9 +191,5 @@ _UNREADABLE = "\ufffd"
 """What a server puts in a path for bytes that are no UTF-8: of two tenants it may make one."""
 
 
-def _only(values: Iterable[str], what: str) -> str | None:
-    found = [value for value in values if value]
-    if len(found) > 1:
-        note("ambiguous_label", f"{what} came twice, with two values: as if it were absent")
-        return None
-    return found[0] if found else None
+def _note_ambiguous(what: str) -> None:
+    note("ambiguous_label", f"{what} came twice, with two values: as if it were absent")

@@ -124,6 +124,11 @@ class StreamReader:
         """How many characters could be seen so far, those beyond the bound of `output_text` among them."""
         return self._output.chars
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much is kept of them."""
+        return min(self._output.chars, OUTPUT_TEXT_CHARS_MAX)
+
     def _reader_for(self, chunk: object) -> _Reader | None:
         kind = get(chunk, "type")
         usage = get(chunk, "usage")
