@@ -13,10 +13,10 @@ import pytest
 
 from metering.decorate import meter_call, metered
 from metering.instrumentation import instrument
+from tests.metering.asking import ASK, ASK_RESPONSE
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider, Fault
 from tests.metering.test_decorate import ANSWER, Refused
-from tests.metering.test_instrument import ASK, ASK_RESPONSE
 from tests.metering.test_streams import CHUNKS
 
 

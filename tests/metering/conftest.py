@@ -1,0 +1,45 @@
+"""The fake provider, clients of both SDKs that are instrumented, and the meter that keeps their events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from metering.instrumentation import instrument
+from tests.metering.collecting import CollectingMeter
+from tests.metering.fake_provider import FakeProvider
+
+
+@pytest.fixture(scope="module")
+def shared_provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(shared_provider: FakeProvider) -> FakeProvider:
+    shared_provider.faults.clear()
+    shared_provider.ledger.clear()
+    shared_provider.asked.clear()
+    return shared_provider
+
+
+@pytest.fixture
+def meter() -> CollectingMeter:
+    return CollectingMeter()
+
+
+@pytest.fixture
+def client(provider: FakeProvider, meter: CollectingMeter) -> Iterator[Any]:
+    with openai.OpenAI(base_url=provider.openai_url, api_key="none") as made:
+        yield instrument(made, meter, tenant_id="acme", provider="openai")
+
+
+@pytest.fixture
+def claude(provider: FakeProvider, meter: CollectingMeter) -> Iterator[Any]:
+    with anthropic.Anthropic(base_url=provider.url, api_key="none") as made:
+        yield instrument(made, meter, tenant_id="acme", provider="anthropic")
