@@ -1,4 +1,4 @@
-"""Functions and blocks that call a model by hand: each run is one call, and an answer is recorded once."""
+"""Functions that call a model by hand: each run is one call, and an answer is recorded once."""
 
 from __future__ import annotations
 
@@ -11,42 +11,15 @@ from typing import Any
 import openai
 import pytest
 
-from metering import decorate, mishaps, nesting
+from metering import decorate, mishaps
 from metering.contexts import MissingTenant, context
 from metering.decorate import cache_hit, meter_call, metered
 from metering.instrumentation import instrument
 from metering.usage import Usage
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider
-from tests.metering.test_streams import CHUNKS
-
-ANSWER = {
-    "id": "chatcmpl-0000000000000009",
-    "object": "chat.completion",
-    "model": "gpt-4o",
-    "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "some words"}, "finish_reason": "stop"}
-    ],
-    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-}
-
-
-def failing() -> None:
-    raise AssertionError
-
-
-class Refused(Exception):
-    status_code = 429
-
-
-@pytest.fixture
-def meter() -> CollectingMeter:
-    return CollectingMeter()
-
-
-def counted(meter: CollectingMeter) -> tuple[str, int, int]:
-    event = meter.event()
-    return event.idempotency_key, event.input_tokens, event.output_tokens
+from tests.metering.hand_calls import ANSWER, Refused, counted, failing
+from tests.metering.stream_sources import CHUNKS
 
 
 def test_a_function_that_returns_an_answer_is_one_call(meter: CollectingMeter) -> None:
@@ -322,31 +295,6 @@ def test_two_answers_in_one_function_are_two_events(meter: CollectingMeter) -> N
     ]
 
 
-def test_a_block_is_one_call(meter: CollectingMeter) -> None:
-    with (
-        context(tenant_id="around"),
-        meter_call(meter, tenant_id="acme", model="llama", provider="aws", retry_count=2) as call,
-    ):
-        assert call.response(ANSWER) is ANSWER
-    event = meter.event()
-    assert (event.tenant_id, event.provider, event.retry_count) == ("acme", "aws", 2)
-    assert event.idempotency_key == "chatcmpl-0000000000000009-3"
-
-
-def test_a_block_tells_usage_by_hand_or_streams_or_ends_without_an_answer(meter: CollectingMeter) -> None:
-    with meter_call(meter, tenant_id="acme", model="llama") as call:
-        call.usage(Usage(input_tokens=3, output_tokens=4))
-    with meter_call(meter, tenant_id="acme") as call:
-        stream = call.response(iter(CHUNKS))
-    assert list(stream) == CHUNKS
-    with meter_call(meter, tenant_id="acme", model="llama"):
-        pass
-    with pytest.raises(KeyError), meter_call(meter, tenant_id="acme", model="llama"):
-        raise KeyError
-    told = [(fields["status"], fields["input_tokens"], fields["output_tokens"]) for fields in meter.fields()]
-    assert told == [("success", 3, 4), ("success", 10, 5), ("success", None, None), ("error", None, None)]
-
-
 @pytest.mark.parametrize("by", [metered, meter_call, partial(cache_hit, answer=ANSWER)])
 @pytest.mark.parametrize(
     ("meter", "told"),
@@ -368,65 +316,6 @@ def test_what_is_decorated_is_a_function(meter: CollectingMeter) -> None:
         decorator(meter, tenant_id="acme")(5)
 
 
-SECOND = {**ANSWER, "id": "chatcmpl-0000000000000010"}
-
-
-@pytest.mark.parametrize(
-    ("tell", "recorded"),
-    [
-        (lambda call: (call.response(ANSWER), call.response(SECOND)), 10),
-        (lambda call: (call.response(ANSWER), call.usage(Usage(input_tokens=3, output_tokens=4))), 10),
-        (lambda call: (call.usage(Usage(input_tokens=3, output_tokens=4)), call.response(ANSWER)), 3),
-        (lambda call: (list(call.response(iter(CHUNKS))), call.response(SECOND)), 10),
-        (lambda call: (call.response(iter(CHUNKS)), call.response(SECOND)), None),
-    ],
-    ids=[
-        "two answers",
-        "an answer and usage",
-        "usage and an answer",
-        "a stream and an answer",
-        "an open stream and an answer",
-    ],
-)
-def test_a_second_answer_of_a_block_is_counted(
-    meter: CollectingMeter, tell: Any, recorded: int | None
-) -> None:
-    before = mishaps.counts()["second_answer"]
-    with meter_call(meter, tenant_id="acme", model="llama") as call:
-        told = tell(call)
-    assert told[1] in (SECOND, ANSWER, None)
-    assert mishaps.counts()["second_answer"] == before + 1
-    del told
-    gc.collect()
-    assert [fields["input_tokens"] for fields in meter.fields()] == [recorded]
-
-
-def test_usage_of_a_stream_may_be_told_by_hand(meter: CollectingMeter) -> None:
-    before = mishaps.counts()["second_answer"]
-    with meter_call(meter, tenant_id="acme", model="llama") as call:
-        stream = call.response(iter(CHUNKS))
-        call.usage(Usage(input_tokens=3, output_tokens=4))
-        list(stream)
-    assert mishaps.counts()["second_answer"] == before
-    assert [fields["input_tokens"] for fields in meter.fields()] == [3]
-
-
-def test_what_runs_after_a_block_is_not_inside_of_it(meter: CollectingMeter) -> None:
-    with meter_call(meter, tenant_id="acme") as call:
-        assert nesting.current() is not None
-        call.response(ANSWER)
-    assert nesting.current() is None
-
-
-def test_an_async_block_is_the_same(meter: CollectingMeter) -> None:
-    async def run() -> None:
-        async with meter_call(meter, tenant_id="acme") as call:
-            call.response(ANSWER)
-
-    asyncio.run(run())
-    assert counted(meter) == ("chatcmpl-0000000000000009-1", 10, 5)
-
-
 def test_a_call_that_is_skipped_runs_and_is_not_recorded(meter: CollectingMeter) -> None:
     @metered(meter, on_missing_tenant="skip")
     def ask() -> dict[str, Any]:
@@ -438,18 +327,3 @@ def test_a_call_that_is_skipped_runs_and_is_not_recorded(meter: CollectingMeter)
         call.usage(Usage())
     cache_hit(meter, ANSWER, on_missing_tenant="skip")
     assert meter.records == []
-
-
-def test_a_hit_of_ones_own_cache_is_an_event_of_its_own(meter: CollectingMeter) -> None:
-    for _ in range(2):
-        cache_hit(meter, ANSWER, tenant_id="acme", feature_id="faq", provider="openai")
-    first, second = meter.events()
-    assert (first.cache_status, first.status, first.input_tokens, first.output_tokens) == (
-        "hit",
-        "success",
-        10,
-        5,
-    )
-    # The key of the answer itself would be a copy of the first event, which the job drops.
-    assert len({first.idempotency_key, second.idempotency_key, "chatcmpl-0000000000000009-1"}) == 3
-    assert (first.attributes or {})["cached_response_id"] == "chatcmpl-0000000000000009"

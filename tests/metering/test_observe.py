@@ -26,7 +26,7 @@ from metering.streams import watched
 from metering.usage import Usage
 from tests.metering.collecting import CollectingMeter
 from tests.metering.recording import ROOT
-from tests.metering.test_streams import CHUNKS
+from tests.metering.stream_sources import CHUNKS
 
 CALL = Call(tenant_id="acme", model="gpt-4o", started_ms=1_770_000_000_000, provider="openai")
 TOLD = Usage(model="gpt-4o", response_id="r", input_tokens=10, output_tokens=5)

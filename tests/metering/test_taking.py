@@ -16,8 +16,8 @@ from metering.instrumentation import instrument
 from tests.metering.asking import ASK, ASK_RESPONSE
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider, Fault
-from tests.metering.test_decorate import ANSWER, Refused
-from tests.metering.test_streams import CHUNKS
+from tests.metering.hand_calls import ANSWER, Refused
+from tests.metering.stream_sources import CHUNKS
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
