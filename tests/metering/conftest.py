@@ -1,8 +1,9 @@
-"""The fake provider, clients of both SDKs that are instrumented, and the meter that keeps their events."""
+"""Instrumented clients of both SDKs, their fake provider and their meter; and a directory for a spool."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -10,6 +11,7 @@ import openai
 import pytest
 
 from metering.instrumentation import instrument
+from metering.spool_directory import destination_directory
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider
 
@@ -43,3 +45,8 @@ def client(provider: FakeProvider, meter: CollectingMeter) -> Iterator[Any]:
 def claude(provider: FakeProvider, meter: CollectingMeter) -> Iterator[Any]:
     with anthropic.Anthropic(base_url=provider.url, api_key="none") as made:
         yield instrument(made, meter, tenant_id="acme", provider="anthropic")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return destination_directory(tmp_path / "spool", "topic@broker")
