@@ -1,11 +1,9 @@
-"""The stateless steps: what makes a conflict, who is hashed where, and how slices are cut and rated."""
+"""The stateless steps: who is hashed where, how slices are cut and rated, and what becomes a row."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,13 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflows.batch import QUARANTINE_SCHEMA, Decoded, Partition, RawBatch
+from dataflows.batch import QUARANTINE_SCHEMA, RawBatch
 from dataflows.decode import TimeBounds, decode
-from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, DedupeIndex
-from dataflows.rate import rate_events, refuse_unpriced
+from dataflows.rate import refuse_unpriced
 from dataflows.steps import (
     HOUR_MS,
-    Judged,
     ShardVerdicts,
     content_hashes,
     judge,
@@ -29,152 +25,10 @@ from dataflows.steps import (
     split_by_tenant,
 )
 from dataflows.tables import priced_rows, quarantine_rows
-from metering.event import UsageEvent
 from pricing.rate_card import compile_card
-from pricing.settings import Settings, load_settings
+from pricing.settings import load_settings
 from tests.auditor_cases import NOON_MS, fields
-
-FILE = Partition(4, "/data/events.jsonl", 0)
-DAY_MS = 24 * HOUR_MS
-
-
-def decoded(*events: dict[str, Any]) -> Decoded:
-    """One poll of a file whose first line has number 1."""
-    count = len(events)
-    return decode(
-        RawBatch(
-            FILE,
-            b"".join(json.dumps(one).encode() + b"\n" for one in events),
-            np.arange(1, count + 1),
-            np.zeros(count, np.int32),
-            np.full(count, NOON_MS, np.int64),
-            next_offset=count + 1,
-            live=True,
-            age_limited=False,
-        ),
-        TimeBounds(10**15, 10**15),
-    )
-
-
-MODELS = ("gpt-4o", "gpt-4o-mini", "other")
-RATES = "{{model: {}, service_tier: '*', input_rate: 1, output_rate: 2, confirm_rates_above: 2}}"
-RULES = f"[{', '.join(RATES.format(model) for model in MODELS)}]"
-
-
-def settings_of(more: str = "", rules: str = RULES) -> Settings:
-    return load_settings(f"pricing: {{rules: {rules}}}\n{more}")
-
-
-def rated(batch: Decoded, settings: Settings, retention_hours: int = 72) -> Decoded:
-    card = compile_card(settings.pricing.rules, settings.pricing.contracts)
-    return rate_events(refuse_unpriced(batch, card), card, settings.limits, retention_hours)
-
-
-def judged(
-    *events: dict[str, Any],
-    settings: Settings | None = None,
-    watermark_ms: int = -1,
-    retention_hours: int = 72,
-) -> Judged:
-    """The events rated, and judged by one shard of dedupe."""
-    batch = rated(decoded(*events), settings or settings_of(), retention_hours)
-    keyed, (sliced,) = split_by_key(batch, shards=1, seed=7)
-    verdicts = DedupeIndex(DAY_MS).classify(sliced.sightings)
-    return judge(keyed, [ShardVerdicts(0, sliced.tick, verdicts, watermark_ms, "")])
-
-
-PLAIN = fields(
-    provider="openai",
-    model_version="2024-11-20",
-    region="eu",
-    service_tier="flex",
-    cache_read_tokens=600,
-    cache_write_tokens=300,
-    cache_write_1h_tokens=100,
-    reasoning_tokens=50,
-    latency_ms=120,
-    retry_count=1,
-    provider_cost="0.25",
-    attributes={"app": "web"},
-)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "verdict"),
-    [
-        ("timestamp", NOON_MS + 60_000, "duplicate"),
-        ("latency_ms", 121, "duplicate"),
-        ("retry_count", 2, "duplicate"),
-        ("attributes", {"app": "cli"}, "duplicate"),
-        ("provider_cost", "0.250", "duplicate"),  # the same amount
-        ("feature_id", "search", "conflict"),
-        ("provider", "azure", "conflict"),
-        ("model", "gpt-4o-mini", "conflict"),
-        ("model_version", "2024-11-21", "conflict"),
-        ("region", "us", "conflict"),
-        ("service_tier", "batch", "conflict"),
-        ("input_tokens", 1001, "conflict"),
-        ("output_tokens", 201, "conflict"),
-        ("cache_read_tokens", 601, "conflict"),
-        ("cache_write_tokens", 301, "conflict"),
-        ("cache_write_1h_tokens", 101, "conflict"),
-        ("reasoning_tokens", 51, "conflict"),
-        ("cache_status", "hit", "conflict"),
-        ("status", "error", "conflict"),
-        ("usage_source", "tokenizer", "conflict"),
-        ("provider_cost", "0.26", "conflict"),
-        ("provider_cost", None, "conflict"),
-        # another key, another tenant: another event
-        ("idempotency_key", "k-2", "original"),
-        ("tenant_id", "tenant-002", "original"),
-    ],
-)
-def test_which_difference_makes_a_copy_a_conflict(field: str, value: object, verdict: str) -> None:
-    found = judged(PLAIN, {**PLAIN, field: value})
-    counts = {
-        "original": len(found.priced) - 1,
-        "duplicate": len(found.duplicates),
-        "conflict": len(found.quarantined),
-    }
-    assert counts == {name: int(name == verdict) for name in counts}
-
-
-def test_the_table_of_differences_names_every_field_of_the_contract() -> None:
-    rows = test_which_difference_makes_a_copy_a_conflict.pytestmark[0].args[1]  # type: ignore[attr-defined]
-    named = {field.replace("timestamp_ms", "timestamp") for field in UsageEvent.model_fields}
-    assert {field for field, _, _ in rows} == named
-
-
-def test_contents_that_merely_swap_two_values_differ() -> None:
-    swaps = [
-        (fields(region="a", service_tier="b"), fields(region="b", service_tier="a")),
-        (
-            fields(cache_read_tokens=2, cache_write_tokens=1),
-            fields(cache_read_tokens=1, cache_write_tokens=2),
-        ),
-        (fields(provider="", model_version="x"), fields(provider="x", model_version="")),
-    ]
-    for left, right in swaps:
-        first, second = content_hashes(decoded(left, right).events).tolist()
-        assert first != second
-
-
-def test_a_content_is_hashed_alike_whoever_its_neighbours_are() -> None:
-    without = content_hashes(decoded(fields()).events)[0]
-    assert content_hashes(decoded(fields(), PLAIN).events)[0] == without
-
-
-def test_a_conflict_waits_in_quarantine_with_its_bytes_and_a_sentence() -> None:
-    (row,) = judged(fields(), fields(model="other")).quarantined.iter_rows(named=True)
-    assert row == {
-        "reason": "idempotency_conflict",
-        "detail": "the key k-1 was used within the window for an event with other content",
-        "tenant_id": "tenant-001",
-        "model": "other",
-        "offset": 2,
-        "line": 0,
-        "raw": json.dumps(fields(model="other")).encode(),
-    }
+from tests.dataflows.stepped import DAY_MS, FILE, PLAIN, decoded, judged, rated, settings_of
 
 
 def keys(*pairs: tuple[str, str], seed: int = 7) -> list[tuple[int, int]]:
@@ -233,40 +87,6 @@ def test_shards_get_every_event_once_in_order_with_its_own_columns(
         assert one.sightings.content.tolist() == content_hashes(events).tolist()
         for row in events.iter_rows(named=True):
             assert homes.setdefault((row["tenant_id"], row["idempotency_key"]), one.shard) == one.shard
-
-
-@given(st.lists(st.sampled_from([ORIGINAL, DUPLICATE, CONFLICT]), min_size=1, max_size=40), st.integers(1, 9))
-def test_each_event_gets_its_own_verdict(verdicts: list[int], shards: int) -> None:
-    batch = decoded(*(fields(idempotency_key=f"k-{number}") for number in range(len(verdicts))))
-    keyed, slices = split_by_key(rated(batch, settings_of()), shards, seed=7)
-    wanted = np.array(verdicts, np.int8)[keyed.order]
-    ends = np.cumsum([len(one.sightings) for one in slices])[:-1]
-    found = judge(
-        keyed,
-        [
-            ShardVerdicts(one.shard, one.tick, part, -1, "")
-            for one, part in zip(slices, np.split(wanted, ends), strict=True)
-        ],
-    )
-    by_verdict = {
-        ORIGINAL: found.priced["offset"].to_list(),
-        DUPLICATE: found.duplicates["offset"].to_list(),
-        CONFLICT: found.quarantined["offset"].to_list(),
-    }
-    offsets = batch.events["offset"].to_list()
-    assert by_verdict == {
-        kind: [offset for offset, one in zip(offsets, verdicts, strict=True) if one == kind]
-        for kind in (ORIGINAL, DUPLICATE, CONFLICT)
-    }
-
-
-def test_verdicts_on_another_batch_are_refused() -> None:
-    keyed, (one, other) = split_by_key(rated(decoded(fields()), settings_of()), 2, seed=7)
-    found = [ShardVerdicts(part.shard, part.tick, np.zeros(1, np.int8), 5, "") for part in (one, other)]
-    later = replace(found[1], tick=replace(one.tick, next_offset=one.tick.next_offset + 1))
-    for wrong in ([found[0], later], [found[1], found[0]]):
-        with pytest.raises(AssertionError, match="verdicts of another batch"):
-            judge(keyed, wrong)
 
 
 def test_a_heartbeat_reaches_every_shard() -> None:
