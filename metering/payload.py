@@ -102,7 +102,7 @@ def text(value: object, chars_max: int) -> str:
         return ""  # half a surrogate pair: the event could not be written
 
 
-def label(holder: object, *names: str) -> str:
+def name_in(holder: object, *names: str) -> str:
     """The first of these fields that is said, as the contract takes a name of a model, tier or region."""
     return text(get(holder, *names), LABEL_CHARS_MAX)
 

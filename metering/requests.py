@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from metering.bounded_text import BoundedText
 from metering.mishaps import note
-from metering.payload import get, items, label, path, text
+from metering.payload import get, items, name_in, path, text
 
 INPUT_TEXT_CHARS_MAX = 4 * 1024 * 1024
 """So many characters of a request are kept: a million tokens of English, as much as a model takes."""
@@ -165,11 +165,11 @@ def _media_in(value: object) -> str:
     for name in _DATA_FIELDS:
         data = get(value, name)
         if data is not None:
-            kind = label(data, "mime_type", "mimeType").partition("/")[0]
+            kind = name_in(data, "mime_type", "mimeType").partition("/")[0]
             return kind if kind in ("image", "audio", "video") else "document"
     if path(value, "source", "type") == "text":
         return ""  # a document that is text
-    kind = label(value, "type")
+    kind = name_in(value, "type")
     if kind in _MEDIA_TYPES:
         return _MEDIA_TYPES[kind]
     return next((name for name in _MEDIA_FIELDS if get(value, name) is not None), "")

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from metering.bounded_text import BoundedText
 from metering.mishaps import note
-from metering.payload import counts, get, identifier, items, label, path, replace_counts
+from metering.payload import counts, get, identifier, items, name_in, path, replace_counts
 from metering.served_tier import tier_with_speed
 from metering.usage import Usage
 
@@ -40,9 +40,9 @@ class _Words:
     place: str = ""
 
     def read(self, usage: object) -> None:
-        self.tier = label(usage, "service_tier") or self.tier
-        self.speed = label(usage, "speed") or self.speed
-        self.place = label(usage, "inference_geo") or self.place
+        self.tier = name_in(usage, "service_tier") or self.tier
+        self.speed = name_in(usage, "speed") or self.speed
+        self.place = name_in(usage, "inference_geo") or self.place
 
 
 def read_counts(usage: object) -> dict[str, int]:
@@ -128,7 +128,7 @@ class AnthropicReader:
 
     def _read_message(self, message: object) -> None:
         self._id = self._id or identifier(message, "id")
-        self._words.model = label(message, "model") or self._words.model
+        self._words.model = name_in(message, "model") or self._words.model
         for block in items(get(message, "content")):
             self._output.add(get(block, "text", "thinking"))
             self._output.add(get(block, "name"))
@@ -143,7 +143,7 @@ class AnthropicReader:
         self._output.add(get(block, "name"))
         if get(block, "type") == "fallback":
             # The model so far has declined: its counts are told again, as an iteration, at the end.
-            self._words.model = label(get(block, "to"), "model") or self._words.model
+            self._words.model = name_in(get(block, "to"), "model") or self._words.model
             self._counts = {}
 
     def usages(self) -> list[Usage]:
@@ -153,7 +153,7 @@ class AnthropicReader:
         for one in served[-1:]:
             told = read_counts(one) | told
         words = self._words
-        model = label(served[-1], "model") if served else words.model
+        model = name_in(served[-1], "model") if served else words.model
         tier = tier_with_speed(words.tier, words.speed)
         own = replace(
             usage_of_counts(told),
@@ -170,7 +170,7 @@ class AnthropicReader:
                 replace(
                     usage_of_counts(read_counts(entry)),
                     provider=own.provider,
-                    model=label(entry, "model") or own.model,
+                    model=name_in(entry, "model") or own.model,
                     region=own.region,
                     service_tier=tier,
                     response_id=self._id,
@@ -200,7 +200,7 @@ def _legs_besides(iterations: list[object], model: str, told: dict[str, int]) ->
 
 def _is_of_another(entry: object, model: str) -> bool:
     """Whether an iteration names a model that is not the one that served, a dated name aside."""
-    named = label(entry, "model")
+    named = name_in(entry, "model")
     return bool(named) and _DATED.sub("", named) != _DATED.sub("", model)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from metering.bounded_text import BoundedText
-from metering.payload import counts, get, identifier, items, label, path, replace_counts
+from metering.payload import counts, get, identifier, items, name_in, path, replace_counts
 from metering.served_tier import tier_with_speed
 from metering.usage import Usage
 
@@ -87,8 +87,8 @@ class ConverseReader:
             elif get(detail, "ttl") == "5m":
                 later |= counts(detail, cache_write_5m="inputTokens")
         replace_counts(self._counts, later)
-        self._tier = label(get(metadata, "serviceTier"), "type") or self._tier
-        self._latency = label(get(metadata, "performanceConfig"), "latency") or self._latency
+        self._tier = name_in(get(metadata, "serviceTier"), "type") or self._tier
+        self._latency = name_in(get(metadata, "performanceConfig"), "latency") or self._latency
         invoked = identifier(path(metadata, "trace", "promptRouter"), "invokedModelId")
         if invoked:
             self._model, self._region = model_and_region(invoked)

@@ -11,7 +11,7 @@ cumulative counts, of which the last are right. JSON has camelCase names, the SD
 from __future__ import annotations
 
 from metering.bounded_text import BoundedText
-from metering.payload import count, counts, get, identifier, items, label, path, replace_counts
+from metering.payload import count, counts, get, identifier, items, name_in, path, replace_counts
 from metering.usage import Usage
 
 _TIERS = {
@@ -35,7 +35,7 @@ def _details(usage: object, *names: str) -> dict[str, int]:
     """Tokens by modality, of a list with one entry for each."""
     found: dict[str, int] = {}
     for entry in items(get(usage, *names)):
-        modality = _MODALITIES.get(label(entry, "modality").lower())
+        modality = _MODALITIES.get(name_in(entry, "modality").lower())
         tokens = count(entry, "tokenCount", "token_count")
         if modality is not None and tokens is not None:
             found[modality] = found.get(modality, 0) + tokens
@@ -58,7 +58,7 @@ class GeminiReader:
     def feed(self, chunk: object) -> None:
         """Take over what a chunk says."""
         self._id = self._id or identifier(chunk, "responseId", "response_id")
-        named = label(chunk, "modelVersion", "model_version")
+        named = name_in(chunk, "modelVersion", "model_version")
         self._model = named.rpartition("/")[2] or self._model
         self._read_usage(get(chunk, "usageMetadata", "usage_metadata"))
         if get(get(chunk, "promptFeedback", "prompt_feedback"), "blockReason", "block_reason") is not None:
@@ -80,7 +80,7 @@ class GeminiReader:
         self._output.add_json(get(call, "args"))
 
     def _read_usage(self, usage: object) -> None:
-        tier = label(usage, "trafficType", "traffic_type") or label(usage, "serviceTier", "service_tier")
+        tier = name_in(usage, "trafficType", "traffic_type") or name_in(usage, "serviceTier", "service_tier")
         self._tier = _TIERS.get(tier.lower(), tier.lower()) or self._tier
         later = counts(
             usage,

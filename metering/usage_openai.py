@@ -24,7 +24,7 @@ from metering.payload import (
     get,
     identifier,
     items,
-    label,
+    name_in,
     path,
     replace_counts,
     usd,
@@ -60,8 +60,8 @@ class ChatReader:
         if get(chunk, "type") == "chunk":
             chunk = get(chunk, "chunk")  # as OpenAI's `chat.completions.stream()` wraps it
         self._id = self._id or identifier(chunk, "id")
-        self._model = label(chunk, "model") or self._model
-        self._tier = openai_tier(label(chunk, "service_tier")) or self._tier
+        self._model = name_in(chunk, "model") or self._model
+        self._tier = openai_tier(name_in(chunk, "service_tier")) or self._tier
         choices = items(get(chunk, "choices"))
         for choice in choices:
             self._read_choice(choice)

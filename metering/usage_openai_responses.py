@@ -24,7 +24,7 @@ from metering.payload import (
     get,
     identifier,
     items,
-    label,
+    name_in,
     path,
     replace_counts,
     usd,
@@ -83,8 +83,8 @@ class ResponsesReader:
 
     def _read_response(self, response: object) -> None:
         self._id = self._id or identifier(response, "id")
-        self._model = label(response, "model") or self._model
-        self._tier = openai_tier(label(response, "service_tier")) or self._tier
+        self._model = name_in(response, "model") or self._model
+        self._tier = openai_tier(name_in(response, "service_tier")) or self._tier
         usage = get(response, "usage")
         inputs = get(usage, "input_tokens_details", "input_token_details")
         outputs = get(usage, "output_tokens_details", "output_token_details")
@@ -118,7 +118,7 @@ class ResponsesReader:
         replace_counts(self._image_counts, later)
         for tool in items(get(response, "tools")):
             if get(tool, "type") == "image_generation":
-                self._image_model = label(tool, "model") or self._image_model
+                self._image_model = name_in(tool, "model") or self._image_model
         output = items(get(response, "output"))
         if output:
             self._calls = {}  # it repeats the items that came one by one

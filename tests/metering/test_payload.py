@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.event import parse_line
-from metering.payload import ITEMS_MAX, get, identifier, items, label, replace_counts, usd
+from metering.payload import ITEMS_MAX, get, identifier, items, name_in, replace_counts, usd
 from tests.metering.samples import smallest
 
 
@@ -35,7 +35,7 @@ class Tier(str, Enum):
     ],
 )
 def test_a_label_is_one_that_an_event_may_carry(value: object, expected: str) -> None:
-    found = label({"tier": value}, "tier")
+    found = name_in({"tier": value}, "tier")
     assert found == expected
     assert type(found) is str
 
