@@ -79,7 +79,7 @@ class Meter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class SpanLabels:
     """Where a span's tenant and feature are found: attributes in their order, then baggage.
 
     `missing_tenant` is who is billed where there is none; None leaves the call out, and counts it.
@@ -120,7 +120,7 @@ class SpanBridge:
     def __init__(
         self,
         meter: Meter,
-        labels: Labels,
+        labels: SpanLabels,
         operations: frozenset[str] = OPERATIONS,
         scopes: frozenset[str] | None = None,
         net_input_scopes: frozenset[str] = NET_INPUT_SCOPES,

@@ -21,14 +21,14 @@ from metering import otel_bridge
 from metering.call import Call, Ending
 from metering.event import UsageEvent, parse_line
 from metering.otel import EVENT_NAME, annotate
-from metering.otel_bridge import Labels, SpanBridge
+from metering.otel_bridge import SpanBridge, SpanLabels
 from metering.otel_names import MARK
 from metering.usage import Usage
 from tests.metering.test_otel_names import CHAT
 
 LONG = "t" * 129
 LONG_NAMED = "sha256-" + hashlib.sha256(LONG.encode()).hexdigest()
-ANONYMOUS = Labels(missing_tenant="anonymous")
+ANONYMOUS = SpanLabels(missing_tenant="anonymous")
 WITHOUT_ID = {name: value for name, value in CHAT.items() if name != "gen_ai.response.id"}
 
 
@@ -57,7 +57,7 @@ def by(scope: str, tracer_of: SpanBridge) -> Tracer:
     return provider.get_tracer(scope)
 
 
-def traced(labels: Labels = ANONYMOUS) -> tuple[Tracer, Collecting, SpanBridge]:
+def traced(labels: SpanLabels = ANONYMOUS) -> tuple[Tracer, Collecting, SpanBridge]:
     provider, meter = TracerProvider(sampler=ALWAYS_ON), Collecting()
     bridge = SpanBridge(meter, labels)
     bridge.attach(provider)
@@ -220,15 +220,15 @@ def test_two_instrumentations_side_by_side(
         ({"tenant.id": 42}, {}, ANONYMOUS, ("42", "unknown")),
         ({}, {"tenant_id": "acme", "feature_id": "chat"}, ANONYMOUS, ("acme", "chat")),
         ({"tenant.id": "span"}, {"tenant_id": "baggage"}, ANONYMOUS, ("span", "unknown")),
-        ({"org": "acme"}, {}, Labels("anonymous", tenant_attributes=["org"]), ("acme", "unknown")),
-        ({}, {"org": "acme"}, Labels("anonymous", tenant_baggage=["org"]), ("acme", "unknown")),
+        ({"org": "acme"}, {}, SpanLabels("anonymous", tenant_attributes=["org"]), ("acme", "unknown")),
+        ({}, {"org": "acme"}, SpanLabels("anonymous", tenant_baggage=["org"]), ("acme", "unknown")),
         ({}, {}, ANONYMOUS, ("anonymous", "unknown")),
         ({"tenant.id": LONG}, {"feature_id": LONG}, ANONYMOUS, (LONG_NAMED, LONG_NAMED)),
-        ({}, {}, Labels(missing_tenant=None), None),
+        ({}, {}, SpanLabels(missing_tenant=None), None),
     ],
 )
 def test_who_is_billed(
-    attributes: dict[str, Any], carried: dict[str, str], labels: Labels, expected: tuple[str, str] | None
+    attributes: dict[str, Any], carried: dict[str, str], labels: SpanLabels, expected: tuple[str, str] | None
 ) -> None:
     tracer, meter, bridge = traced(labels)
     with baggage_of(**carried), tracer.start_as_current_span("chat", attributes={**CHAT, **attributes}):
