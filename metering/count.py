@@ -77,7 +77,7 @@ class OwnCounter:
     error_percent: int
 
 
-class Counter:
+class TokenCounter:
     """Counts tokens.
 
     Args:
@@ -202,16 +202,16 @@ def _named(name: str, percent: int) -> str:
     return name if percent == 100 else f"{name} × {percent} %"
 
 
-_shared: list[Counter] = []
+_shared: list[TokenCounter] = []
 
 
-def shared() -> Counter:
+def shared() -> TokenCounter:
     """The counter of this process: the one given to `use`, or one made when first asked for."""
     if not _shared:
-        _shared.append(Counter())
+        _shared.append(TokenCounter())
     return _shared[0]
 
 
-def use(counter: Counter) -> None:
+def use(counter: TokenCounter) -> None:
     """Make this the counter of the process, for records that bring none of their own."""
     _shared[:] = [counter]

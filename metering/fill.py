@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from metering.call import Call
-from metering.count import ERROR_PERCENT_MAX, Count, Counter
+from metering.count import ERROR_PERCENT_MAX, Count, TokenCounter
 from metering.event import ATTRIBUTE_VALUE_CHARS_MAX
 from metering.model_tokens import ModelTokens, tokens_of
 from metering.usage import Usage, UsageSource
@@ -57,7 +57,7 @@ class _Filled:
 
 
 def filled(
-    usages: Sequence[Usage], counter: Counter, call: Call, texts: Texts, *, is_cut: bool
+    usages: Sequence[Usage], counter: TokenCounter, call: Call, texts: Texts, *, is_cut: bool
 ) -> list[Usage]:
     """The usages, with counts for what is None where there is a text to count.
 
@@ -81,7 +81,7 @@ def filled(
     return found
 
 
-def _fill_leg(usage: Usage, counter: Counter, call: Call, texts: Texts, *, is_cut: bool) -> Usage:
+def _fill_leg(usage: Usage, counter: TokenCounter, call: Call, texts: Texts, *, is_cut: bool) -> Usage:
     model, provider = usage.model or call.model, usage.provider or call.provider
     tokens = tokens_of(model, provider)
     parts: list[_Filled] = []
@@ -108,7 +108,9 @@ def _fill_leg(usage: Usage, counter: Counter, call: Call, texts: Texts, *, is_cu
     )
 
 
-def _input_count(texts: Texts, counter: Counter, model: str, provider: str, tokens: ModelTokens) -> Count:
+def _input_count(
+    texts: Texts, counter: TokenCounter, model: str, provider: str, tokens: ModelTokens
+) -> Count:
     pieces = [text for text in texts.input_texts if text]
     beyond = max(texts.input_chars - sum(map(len, pieces)), 0)
     # What was left off is taken to be like the last piece that was kept.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from metering.call import Call, Ending, Fields, events_of
-from metering.count import Counter, shared
+from metering.count import TokenCounter, shared
 from metering.fill import Texts, filled
 from metering.keys import process_key
 from metering.usage import Usage
@@ -60,7 +60,7 @@ class Observation:
     output_chars: int = 0
     message_count: int = 0
     uncountable: tuple[str, ...] = ()
-    counter: Counter | None = field(default=None, repr=False)
+    counter: TokenCounter | None = field(default=None, repr=False)
     key_bytes: bytes = field(default_factory=key_bytes, repr=False)
 
     def events(self) -> list[Fields]:

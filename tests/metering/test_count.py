@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from metering import count as count_module
 from metering import vocabulary
-from metering.count import CHARS_MAX, PIECE_CHARS_MAX, Count, Counter, OwnCounter, shared, use
+from metering.count import CHARS_MAX, PIECE_CHARS_MAX, Count, OwnCounter, TokenCounter, shared, use
 from metering.estimate import ERROR_PERCENT, tokens_from_bytes
 from metering.model_tokens import ENCODINGS
 from metering.vocabulary import VocabularyMissing, find
@@ -31,14 +31,14 @@ def are_here() -> bool:
 with_vocabularies = pytest.mark.skipif(not are_here(), reason="the extra `tokens` is not installed")
 
 
-class NothingHere(Counter):
+class NothingHere(TokenCounter):
     """A counter on a machine without vocabularies."""
 
     def _encoding(self, name: str) -> None:  # noqa: ARG002
         return None
 
 
-COUNTER, BYTES = Counter(), NothingHere()
+COUNTER, BYTES = TokenCounter(), NothingHere()
 
 
 @with_vocabularies
@@ -181,7 +181,7 @@ def test_a_panic_of_the_encoder_is_an_estimate(
     blanks = " " * 1_000_000
     assert COUNTER.count(blanks, "gpt-4o").counted_by == "o200k_base"
     monkeypatch.setattr(count_module, "PIECE_CHARS_MAX", len(blanks))
-    counter = Counter()
+    counter = TokenCounter()
     assert counter.count(blanks, "gpt-4o").counted_by == "bytes"
     assert counter.failures == {"o200k_base": 1}
     assert "StackOverflow" in capfd.readouterr().err  # what Rust prints by itself
@@ -216,7 +216,7 @@ def test_no_name_makes_it_raise(model: str, provider: str) -> None:
 def test_any_number_of_threads_may_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "_loaded", {})
     expected = {kind: COUNTER.count(text, "gpt-4o") for kind, text in TEXTS.items()}
-    counter = Counter()
+    counter = TokenCounter()
 
     def count(kind: str) -> tuple[str, Count]:
         return kind, counter.count(TEXTS[kind], "gpt-4o")
@@ -232,7 +232,7 @@ def test_any_number_of_threads_may_count(monkeypatch: pytest.MonkeyPatch) -> Non
 @with_vocabularies
 def test_loading_says_where_from(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    counter = Counter()
+    counter = TokenCounter()
     counter.load()
     counter.load()
     told = [(record.name, record.levelname) for record in caplog.records]
@@ -248,7 +248,7 @@ def test_loading_says_once_why_estimates_are_used(
     monkeypatch.setattr(vocabulary, "_places", lambda *_: iter(()))
     monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
     monkeypatch.setattr(vocabulary, "_loaded", {})
-    counter = Counter()
+    counter = TokenCounter()
     counter.load()
     assert counter.count("hi", "gpt-4o").counted_by == "bytes"
     assert [record.getMessage() for record in caplog.records] == [
@@ -263,7 +263,7 @@ def test_a_tiktoken_that_works_otherwise_is_an_estimate(
     monkeypatch.setattr("tiktoken_ext.openai_public.ENCODING_CONSTRUCTORS", {})
     monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
     monkeypatch.setattr(vocabulary, "_loaded", {})
-    counter = Counter()
+    counter = TokenCounter()
     assert counter.count("hi", "gpt-4o").counted_by == "bytes"
     assert "loading failed (KeyError('o200k_base'))" in caplog.text
 
@@ -271,15 +271,15 @@ def test_a_tiktoken_that_works_otherwise_is_an_estimate(
 def test_the_process_has_one_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(count_module, "_shared", [])
     assert shared() is shared()
-    mine = Counter()
+    mine = TokenCounter()
     use(mine)
     assert shared() is mine
 
 
 AT_THE_END = """
 import atexit
-from metering.count import Counter
-atexit.register(lambda: print(Counter().count("tiktoken is great!", "gpt-4o").counted_by))
+from metering.count import TokenCounter
+atexit.register(lambda: print(TokenCounter().count("tiktoken is great!", "gpt-4o").counted_by))
 """
 
 

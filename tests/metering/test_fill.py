@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.call import Call
-from metering.count import Counter, OwnCounter
+from metering.count import OwnCounter, TokenCounter
 from metering.fill import Texts, filled
 from metering.usage import Usage
 
 CALL = Call(tenant_id="acme", model="gpt-4o", started_ms=1, provider="openai")
 # One token for each character, so that the figures below can be worked out by eye; `exact` claims to be
 # right.
-EXACT = Counter({"gpt-": OwnCounter(len, 0), "o3": OwnCounter(len, 0), "own": OwnCounter(len, 0)})
-ROUGH = Counter({"": OwnCounter(len, 20)})
+EXACT = TokenCounter({"gpt-": OwnCounter(len, 0), "o3": OwnCounter(len, 0), "own": OwnCounter(len, 0)})
+ROUGH = TokenCounter({"": OwnCounter(len, 20)})
 BOTH = Texts(input_texts=("abcde",), output_text="xyz")
 EXACT_BY = {"counted_by": "own counter gpt-", "counted_error_percent": "0"}
 
@@ -180,7 +180,7 @@ def test_the_weaker_source_marks_what_is_part_known() -> None:
 
 
 def test_the_model_that_answered_decides_how_it_is_counted() -> None:
-    counter = Counter({"gpt-": OwnCounter(len, 0), "claude-": OwnCounter(lambda _: 100, 10)})
+    counter = TokenCounter({"gpt-": OwnCounter(len, 0), "claude-": OwnCounter(lambda _: 100, 10)})
     [usage] = filled([Usage(model="claude-opus-5")], counter, CALL, BOTH, is_cut=False)
     assert (usage.input_tokens, usage.attributes["counted_by"]) == (100, "own counter claude-")
 

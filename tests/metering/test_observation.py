@@ -9,14 +9,14 @@ import sys
 import pytest
 
 from metering.call import Call, Ending
-from metering.count import Counter, OwnCounter
+from metering.count import OwnCounter, TokenCounter
 from metering.event import InvalidEvent, QuarantineReason, parse_line
 from metering.observation import Observation
 from metering.usage import Usage
 
 CALL = Call(tenant_id="acme", model="gpt-4o", started_ms=1_770_000_000_000, provider="openai")
 ENDING = Ending(latency_ms=250)
-COUNTER = Counter({"gpt-": OwnCounter(len, 0)})
+COUNTER = TokenCounter({"gpt-": OwnCounter(len, 0)})
 
 
 def test_what_the_provider_told_is_the_event() -> None:
