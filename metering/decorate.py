@@ -161,6 +161,7 @@ def metered(
     said = _Said(checked_meter(meter), policy, provider, usage)
 
     def decorate(function: Function) -> Function:
+        """The function, in the wrapper that its kind needs."""
         if not callable(function):
             raise TypeError(f"@metered(…) decorates functions, not {type(function).__name__}")
         if inspect.isasyncgenfunction(function):
@@ -186,7 +187,7 @@ def _function(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
         except BaseException as error:
             call.failed(error)
             raise
-        if inspect.isawaitable(answer):
+        if inspect.isawaitable(answer):  # as a plain function gives it: the call ends when that does
             return taken_later(answer, call, partial(taken, call), partial(Inside, call.inside))
         return taken(call, answer)
 
@@ -202,7 +203,7 @@ def _coroutine(function: Callable[..., Any], said: _Said) -> Callable[..., Any]:
         try:
             with Inside(call.inside):
                 answer = await function(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # a task that is cancelled, too
             call.failed(error)
             raise
         return taken(call, answer)

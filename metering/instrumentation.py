@@ -260,6 +260,7 @@ def _sync_request(request: Callable[..., Any], client: Any, said: Instrumentatio
 
 def _async_request(request: Callable[..., Any], client: Any, said: Instrumentation) -> Callable[..., Any]:
     async def metered(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `_sync_request`, of a client whose answers are awaited."""
         planned = _plan(client, said, options, kwargs)
         if planned is None:
             answer = await request(cast_to, options, *args, **kwargs)

@@ -57,6 +57,7 @@ class KafkaTransport:
         message, was_alone = handed.message, self._is_each_alone
 
         def ended(error: KafkaError | None, _: object) -> None:
+            """What became of the message, as librdkafka tells it from within `poll` or `flush`."""
             if error is None:
                 self._trouble = ""
                 handed.ending = ""

@@ -94,6 +94,7 @@ def path(pattern: str) -> Resolver:
     )
 
     def resolve(scope: Scope) -> str | None:
+        """None for a path that does not fit, and for one that the server could not read."""
         match = regex.fullmatch(scope.get("path", ""))
         if match and _UNREADABLE in match[1]:
             note("label_unreadable", "the server could not read a path that tells a label")
@@ -120,6 +121,7 @@ def jwt_claim(*claim: str, header_name: str = "authorization") -> Resolver:
     token_of = header(header_name)
 
     def resolve(scope: Scope) -> str | None:
+        """None for what is no token, and for one without the claim."""
         token = (token_of(scope) or "").removeprefix("Bearer ").removeprefix("bearer ").strip()
         parts = token.split(".")
         if len(parts) != 3 or len(token) > TOKEN_CHARS_MAX:
