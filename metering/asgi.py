@@ -42,7 +42,8 @@ from metering.failures import is_refusal
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside
 from metering.nesting import current as current_boundary
-from metering.observe import Meter, OngoingCall, checked_meter
+from metering.observe import OngoingCall, checked_meter
+from metering.recorder import Recorder
 from metering.resolvers import Resolver, constant, resolved
 from metering.responses import StreamReader
 from metering.usage import Usage
@@ -80,7 +81,7 @@ class MeteringMiddleware:
     def __init__(  # noqa: PLR0913  # all but the application go by name
         self,
         app: App,
-        meter: Meter,
+        meter: Recorder,
         *,
         tenant: Resolver | str | None = None,
         feature: Resolver | str | None = None,
@@ -154,7 +155,7 @@ class _Exchange:
         *("_receive", "_send", "_status"),
     )
 
-    def __init__(self, meter: Meter, call: Call, receive: Receive, send: Send) -> None:
+    def __init__(self, meter: Recorder, call: Call, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self._boundary = Boundary(current_boundary())

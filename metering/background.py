@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 from metering.call import Call
 from metering.contexts import Labels, Policy
 from metering.mishaps import note
-from metering.observe import Meter, OngoingCall
+from metering.observe import OngoingCall
+from metering.recorder import Recorder
 from metering.streams import is_stream
 
 CREATED_MAX = 10_000
@@ -49,7 +50,7 @@ def created(answer: Any, call: Call) -> None:
             _created.pop(next(iter(_created)), None)
 
 
-def fetched(answer: Any, options: Any, meter: Meter, policy: Policy, provider: Callable[[], str]) -> Any:
+def fetched(answer: Any, options: Any, meter: Recorder, policy: Policy, provider: Callable[[], str]) -> Any:
     """The answer of a call that is no inference. A background response that is over is metered.
 
     Args:
@@ -65,7 +66,7 @@ def fetched(answer: Any, options: Any, meter: Meter, policy: Policy, provider: C
     return answer
 
 
-def _meter(answer: Any, options: Any, meter: Meter, policy: Policy, provider: Callable[[], str]) -> None:
+def _meter(answer: Any, options: Any, meter: Recorder, policy: Policy, provider: Callable[[], str]) -> None:
     if "/responses/" not in urlsplit(str(options.url)).path:
         return
     created_at = getattr(answer, "created_at", None)

@@ -30,7 +30,8 @@ from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, la
 from metering.generators import stepped, stepped_async
 from metering.mishaps import note
 from metering.nesting import Boundary, Inside, current
-from metering.observe import Meter, OngoingCall, checked_meter
+from metering.observe import OngoingCall, checked_meter
+from metering.recorder import Recorder
 from metering.responses import StreamReader
 from metering.streams import is_stream, watched
 from metering.taking import taken, taken_later
@@ -46,7 +47,7 @@ UsageOf = Callable[[Any], Usage | Sequence[Usage] | None]
 class _Said:
     """What was said when a function was decorated."""
 
-    meter: Meter
+    meter: Recorder
     policy: Policy
     provider: str
     usage: UsageOf | None
@@ -133,7 +134,7 @@ class ReaderOfUsage:
 
 
 def metered(
-    meter: Meter,
+    meter: Recorder,
     *,
     tenant_id: str | None = None,
     feature_id: str | None = None,
@@ -263,7 +264,7 @@ class meter_call:  # noqa: N801  # read as a statement: with meter_call(...)
 
     def __init__(
         self,
-        meter: Meter,
+        meter: Recorder,
         *,
         tenant_id: str | None = None,
         feature_id: str | None = None,
@@ -344,7 +345,7 @@ def _note_second() -> None:
 
 
 def cache_hit(
-    meter: Meter,
+    meter: Recorder,
     answer: Any,
     *,
     tenant_id: str | None = None,

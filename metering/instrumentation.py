@@ -26,8 +26,9 @@ from metering.background import answered_later, created, fetched
 from metering.contexts import Labels, MissingTenant, OnMissingTenant, Policy, labels
 from metering.instrument_openai import StreamUsage, body_of, hides_usage, is_usage_chunk, with_usage
 from metering.mishaps import LOG, note
-from metering.observe import Meter, OngoingCall, checked_meter
+from metering.observe import OngoingCall, checked_meter
 from metering.raw_answers import is_raw, watch_raw
+from metering.recorder import Recorder
 from metering.seen import AsItIsNow
 from metering.streams import nothing_hidden
 from metering.taking import taken, taken_later
@@ -79,7 +80,7 @@ _attempts: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar(
 class Instrumentation:
     """What was said when a client was instrumented. `provider` is None where the host tells it."""
 
-    meter: Meter
+    meter: Recorder
     policy: Policy
     provider: str | None
     stream_usage: StreamUsage
@@ -103,7 +104,7 @@ class _Planned:
 
 def instrument(
     client: Client,
-    meter: Meter,
+    meter: Recorder,
     *,
     tenant_id: str | None = None,
     feature_id: str | None = None,

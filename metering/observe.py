@@ -29,6 +29,7 @@ from metering.call import Call, Ending
 from metering.failures import status_code, used_nothing
 from metering.mishaps import note
 from metering.otel import annotate, marked
+from metering.recorder import Recorder
 from metering.responses import StreamReader
 from metering.seen import Asked, Later, Seen, Told, is_told
 from metering.usage import Status, Usage
@@ -36,14 +37,7 @@ from metering.usage import Status, Usage
 _NOTHING_TOLD: Mapping[str, str] = MappingProxyType({})
 
 
-class Meter(Protocol):
-    """Whatever takes records: a `metering.meter.Meter`, or a list in a test."""
-
-    def record(self, event: Any) -> object:
-        """Take a mapping of the contract's fields, a `UsageEvent`, or what has `events()`; return at once."""
-
-
-def checked_meter(meter: Meter) -> Meter:
+def checked_meter(meter: Recorder) -> Recorder:
     """The meter, which was given at set-up.
 
     Raises:
@@ -84,7 +78,7 @@ class Reader(Protocol):
         """What is known by now."""
 
 
-def observe(meter: Meter, seen: Seen, span: Any = None, operation: str = "chat") -> None:
+def observe(meter: Recorder, seen: Seen, span: Any = None, operation: str = "chat") -> None:
     """Hand one record to the meter, and its facts to OpenTelemetry's span of the call. Never raises."""
     try:
         meter.record(seen)
@@ -124,7 +118,7 @@ class OngoingCall:
 
     def __init__(
         self,
-        meter: Meter,
+        meter: Recorder,
         call: Call,
         asked: Asked | None = None,
         reader: Reader | None = None,

@@ -48,6 +48,7 @@ from metering.otel_names import (
     response_id_of,
     usage_of,
 )
+from metering.recorder import Recorder
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -68,11 +69,8 @@ _UNTOLD_ID = "?"
 """Stands for the id of a call that was recorded by other means, under a span that does not tell it."""
 
 
-class Meter(Protocol):
-    """Where events go: `metering.meter.Meter`."""
-
-    def record(self, event: Any) -> object:
-        """Take an event; neither blocks nor raises."""
+class FlushedRecorder(Recorder, Protocol):
+    """A recorder that can be waited for, as OpenTelemetry does: `metering.meter.Meter`."""
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what was recorded is safe."""
@@ -119,7 +117,7 @@ class SpanBridge:
 
     def __init__(
         self,
-        meter: Meter,
+        meter: FlushedRecorder,
         labels: SpanLabels,
         operations: frozenset[str] = OPERATIONS,
         scopes: frozenset[str] | None = None,
