@@ -151,8 +151,8 @@ class _Exchange:
     """
 
     __slots__ = (
-        *("_asked", "_body", "_boundary", "_call", "_has_begun", "_has_gone", "_is_finished"),
-        *("_receive", "_send", "_status"),
+        *("_asked", "_body", "_boundary", "_call", "_has_gone", "_is_finished", "_keep", "_receive"),
+        *("_send", "_status"),
     )
 
     def __init__(self, meter: Recorder, call: Call, receive: Receive, send: Send) -> None:
@@ -162,7 +162,7 @@ class _Exchange:
         self._asked = _Asked()
         self._call = OngoingCall(meter, call, self._asked, _NO_ANSWER, self._boundary)
         self._body: Body | None = None
-        self._has_begun = False
+        self._keep: Callable[[bytes], None] | None = None  # what is done with the next part of the body
         self._status = 0
         self._has_gone = False
         self._is_finished = False
@@ -198,7 +198,12 @@ class _Exchange:
             raise
         finally:
             if kind == "http.response.body":
-                self._sent(data, is_last=is_last)
+                if data and self._keep is not None:
+                    self._keep(data)
+                if is_last:
+                    self._is_finished = True
+                    self._keep = None
+                    self._over(None)  # what the application does after its answer is no part of it
             elif kind == "http.response.start":
                 self._started(message.get("status"), headers)
 
@@ -215,23 +220,17 @@ class _Exchange:
             self._status = int(status)
             self._body = Body(media_type, coding, self._call.call.provider, self._call.call.model)
             self._call.reader = self._body
+            self._keep = self._keep_first if self._body.is_stream else self._body.feed
         except Exception as error:  # noqa: BLE001  # a request must not notice
             note("response_unread", "the head of a response could not be read", error)
 
-    def _sent(self, data: bytes | None, *, is_last: bool) -> None:
-        """A part of the body is on its way. Never raises."""
-        try:
-            if data and self._body is not None and not self._call.is_over:
-                if not self._has_begun:
-                    self._has_begun = True
-                    if self._body.is_stream:
-                        self._call.began()
-                self._body.feed(data)
-            if is_last:
-                self._is_finished = True
-                self._over(None)  # what the application does after its answer is no part of it
-        except Exception as error:  # noqa: BLE001  # a request must not notice
-            note("response_unread", "a part of a response could not be read", error)
+    def _keep_first(self, data: bytes) -> None:
+        """A stream has begun."""
+        body = self._body
+        if body is not None:
+            self._call.began()
+            self._keep = body.feed
+            body.feed(data)
 
     def _over(self, error: BaseException | None) -> None:
         """The application is done with it. Never raises."""

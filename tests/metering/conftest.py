@@ -1,4 +1,4 @@
-"""Instrumented clients of both SDKs, their fake provider and their meter; and a directory for a spool."""
+"""Instrumented clients of both SDKs, their fake provider, meter and clock; and a directory for a spool."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import anthropic
 import openai
 import pytest
 
+from metering import observe
 from metering.instrumentation import instrument
 from metering.spool_directory import destination_directory
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider
+from tests.metering.turned_clock import Clock
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +52,10 @@ def claude(provider: FakeProvider, meter: CollectingMeter) -> Iterator[Any]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return destination_directory(tmp_path / "spool", "topic@broker")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(observe, "time", made)
+    return made

@@ -7,7 +7,7 @@ import contextlib
 import gzip
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +27,7 @@ from tests.metering.asgi_exchange import Exchange
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_answers import Answer, chat, message, response
 from tests.metering.fake_provider import FakeProvider
+from tests.metering.turned_clock import Clock
 
 ASK: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "say some words"}]}
 ASK_STREAM = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
@@ -37,7 +38,7 @@ JSON_TYPE, SSE_TYPE = "application/json", "text/event-stream; charset=utf-8"
 
 
 def sends(
-    parts: list[bytes],
+    parts: Iterable[bytes],
     media_type: str,
     *,
     status: int = 200,
@@ -101,6 +102,19 @@ def test_an_answer_that_passes_by_is_read(parts: list[bytes], media_type: str) -
     assert told(meter) == ("chatcmpl-0000000000000001-1", 3, 12, "success")
     assert (meter.event().model, meter.event().usage_source) == ("gpt-4o", "provider")
     assert ("first_token_latency_ms" in (meter.event().attributes or {})) is (media_type == SSE_TYPE)
+
+
+def test_the_first_token_of_a_stream_is_its_first_part_however_much_of_it_follows(clock: Clock) -> None:
+    long = [EVENTS[1]] * (2 * bodies.STREAM_BYTES_MAX // len(EVENTS[1]))
+
+    def timed() -> Iterator[bytes]:
+        for part in [*long, *EVENTS]:
+            clock.now += 0.5
+            yield part
+
+    meter = run(sends(timed(), SSE_TYPE))
+    assert meter.event().latency_ms == 500 * len([*long, *EVENTS])
+    assert (meter.event().attributes or {})["first_token_latency_ms"] == "500"
 
 
 def test_other_providers_answers_too() -> None:

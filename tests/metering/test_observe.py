@@ -27,28 +27,10 @@ from metering.usage import Usage
 from tests.metering.collecting import CollectingMeter
 from tests.metering.recording import ROOT
 from tests.metering.stream_sources import CHUNKS
+from tests.metering.turned_clock import Clock
 
 CALL = Call(tenant_id="acme", model="gpt-4o", started_ms=1_770_000_000_000, provider="openai")
 TOLD = Usage(model="gpt-4o", response_id="r", input_tokens=10, output_tokens=5)
-
-
-class Clock:
-    """`time`, as far as it is asked: seconds that the test sets."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time_ns(self) -> int:
-        return int(self.now * 1_000_000_000)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(observe, "time", made)
-    return made
 
 
 def test_the_first_token_is_the_first_that_says_something(clock: Clock) -> None:
