@@ -3,7 +3,9 @@
 The application is a bare ASGI gateway: it reads a request, waits as for a model, and hands an answer on, as
 JSON or as a stream. Each of the concurrent callers asks the bare one and the metered one alternately, so that
 both meet the same machine, the same garbage collection and the same sender thread of the meter. Measured is
-the time that a request spends in the process, without the wait: what is added to that is the SDK's.
+the time that a request spends in the process, without the wait: what is added to that is the SDK's. It is
+told apart when: before the first byte of the answer is handed to the server, before its last, and after that,
+when the client has its answer and the call is recorded.
 
 A caller waits one millisecond on average for each caller that there is, so that about a thousand requests a
 second are served whatever the concurrency; with no idle time left, each request would wait for all others,
@@ -43,7 +45,7 @@ REQUESTS = {Size.SMOKE: 200, Size.FULL: 20_000}
 ADDED_P99_MICROSECONDS_MAX = 100
 FLUSH_SECONDS_MAX = 60
 PERCENTILES = (50, 99, 99.9)
-MEASURES = ("whole", "first_byte", "processor")
+MEASURES = ("whole", "first_byte", "last_byte", "recording")
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -60,12 +62,11 @@ _WORDS = 40
 class Gateway:
     """The application, which waits `wait_seconds` on average.
 
-    `waits` notes how long each request waited for the model, by its number: in seconds of the clock, and of
-    processor time that the loop's thread spent on others meanwhile.
+    `waits` notes how many seconds each request waited for the model, by its number.
     """
 
     wait_seconds: float
-    waits: dict[int, tuple[float, float]] = field(default_factory=dict)
+    waits: dict[int, float] = field(default_factory=dict)
     drawn: random.Random = field(default_factory=lambda: random.Random(SEED))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -73,9 +74,9 @@ class Gateway:
         while (await receive())["more_body"]:
             pass
         number = scope["number"]
-        started, processor = time.perf_counter(), time.thread_time()
+        started = time.perf_counter()
         await asyncio.sleep(self.drawn.expovariate(1 / self.wait_seconds))
-        self.waits[number] = (time.perf_counter() - started, time.thread_time() - processor)
+        self.waits[number] = time.perf_counter() - started
         if scope["path"] == "/v1/stream":
             parts, media_type = _events(number), b"text/event-stream"
         else:
@@ -104,14 +105,15 @@ def _events(number: int) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One request, in seconds without the wait.
+    """One request, in seconds without the wait: to its end, to the first byte of its body and to its last.
 
-    To its end, to the first byte of its body, and the processor time of the loop's thread.
+    `recording` is what follows the last byte.
     """
 
     whole: float
     first_byte: float
-    processor: float
+    last_byte: float
+    recording: float
 
 
 async def _ask(app: App, gateway: Gateway, number: int, path: str) -> Timing:
@@ -123,21 +125,23 @@ async def _ask(app: App, gateway: Gateway, number: int, path: str) -> Timing:
         "number": number,
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"x-tenant", b"acme")],
     }
-    first_at = 0.0
+    first_at = last_at = 0.0
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": _ASKED, "more_body": False}
 
     async def send(message: Mapping[str, Any]) -> None:
-        nonlocal first_at
+        nonlocal first_at, last_at
         if not first_at and message.get("body"):
             first_at = time.perf_counter()
+        if message["type"] == "http.response.body" and not message["more_body"]:
+            last_at = time.perf_counter()
 
-    started, processor = time.perf_counter(), time.thread_time()
+    started = time.perf_counter()
     await app(scope, receive, send)
-    ended, used = time.perf_counter(), time.thread_time() - processor
-    waited, of_others = gateway.waits.pop(number)
-    return Timing(ended - started - waited, first_at - started - waited, used - of_others)
+    ended = time.perf_counter()
+    left = started + gateway.waits.pop(number)
+    return Timing(ended - left, first_at - left, last_at - left, ended - last_at)
 
 
 async def _measure(
@@ -238,13 +242,12 @@ def _section(
     targets = tuple(
         Target.at_most(f"added {what}, p99, µs: {label}", values[place], ADDED_P99_MICROSECONDS_MAX)
         for label, values in added.items()
-        for what, place in (("to a request", 1), ("processor time", 7))
+        for what, place in (("to a request", 1), ("to its first byte", 4), ("after its last byte", 10))
     )
     how = (
         "Time that a request spends in the process, without its wait for the model. `context` says whose "
         "request it is; `metered` keeps the answer besides, and records an event, which the meter's thread "
-        "reads. `processor` is processor time of the loop's own thread: other programs lengthen it by no "
-        "more than the caches that they take. Added is the difference of two percentiles, "
+        "reads. `recording` is the time after the last byte. Added is the difference of two percentiles, "
         f"not the percentile of differences. A stream has {_WORDS + 3} parts."
     )
     return Section(
