@@ -3,9 +3,9 @@
 The application is a bare ASGI gateway: it reads a request, waits as for a model, and hands an answer on, as
 JSON or as a stream. Each of the concurrent callers asks the bare one and the metered one alternately, so that
 both meet the same machine, the same garbage collection and the same sender thread of the meter. Measured is
-the time that a request spends in the process, without the wait: what is added to that is the SDK's. It is
-told apart when: before the first byte of the answer is handed to the server, before its last, and after that,
-when the client has its answer and the call is recorded.
+the time that a request spends in the process, without the wait: what is added to that is the SDK's. It has
+three parts: until the first byte of the answer is handed to the server, from there to its last, and from
+there to the end, when the client has its answer and the call is recorded.
 
 A caller waits one millisecond on average for each caller that there is, so that about a thousand requests a
 second are served whatever the concurrency; with no idle time left, each request would wait for all others,
@@ -105,10 +105,7 @@ def _events(number: int) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One request, in seconds without the wait: to its end, to the first byte of its body and to its last.
-
-    `recording` is what follows the last byte.
-    """
+    """One request, in seconds without the wait: to its end, to the first byte of its body and to its last."""
 
     whole: float
     first_byte: float

@@ -147,11 +147,11 @@ class _Exchange:
     """One request to a route that is an inference, and its response, as they pass by.
 
     A server has thousands open at once, and Python's garbage collector runs as often as objects are made: so
-    there are few to each, and none for a message.
+    each has few, and parts of a body leave none.
     """
 
     __slots__ = (
-        *("_asked", "_body", "_boundary", "_call", "_has_gone", "_is_finished", "_keep", "_receive"),
+        *("_asked", "_body", "_boundary", "_call", "_has_begun", "_has_gone", "_is_finished", "_receive"),
         *("_send", "_status"),
     )
 
@@ -162,7 +162,7 @@ class _Exchange:
         self._asked = _Asked()
         self._call = OngoingCall(meter, call, self._asked, _NO_ANSWER, self._boundary)
         self._body: Body | None = None
-        self._keep: Callable[[bytes], None] | None = None  # what is done with the next part of the body
+        self._has_begun = False
         self._status = 0
         self._has_gone = False
         self._is_finished = False
@@ -187,10 +187,15 @@ class _Exchange:
         return message
 
     async def _sending(self, message: Message) -> None:
-        # Looked at before it passes on: who compresses further on changes the message itself.
-        kind, data = message.get("type"), message.get("body")
+        # Looked at before it passes on: who compresses further on changes the message itself, and its list of
+        # headers.
+        kind, data, status = message.get("type"), message.get("body"), message.get("status")
         is_last = not message.get("more_body", False)
-        headers = list(message.get("headers") or ()) if kind == "http.response.start" else ()
+        headers: list[tuple[bytes, bytes]] = []
+        if kind == "http.response.start":
+            headers = list(message.get("headers") or ())
+            if not isinstance(message.get("headers"), (list, tuple)):
+                message = {**message, "headers": headers[:]}  # it may be one that can be gone through once
         try:
             await self._send(message)
         except OSError:  # what servers raise when the client has gone (ASGI 2.4)
@@ -198,14 +203,12 @@ class _Exchange:
             raise
         finally:
             if kind == "http.response.body":
-                if data and self._keep is not None:
-                    self._keep(data)
+                self._sent(data)
                 if is_last:
                     self._is_finished = True
-                    self._keep = None
                     self._over(None)  # what the application does after its answer is no part of it
             elif kind == "http.response.start":
-                self._started(message.get("status"), headers)
+                self._started(status, headers)
 
     def _started(self, status: Any, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """The head of the response is on its way. Never raises."""
@@ -220,17 +223,21 @@ class _Exchange:
             self._status = int(status)
             self._body = Body(media_type, coding, self._call.call.provider, self._call.call.model)
             self._call.reader = self._body
-            self._keep = self._keep_first if self._body.is_stream else self._body.feed
         except Exception as error:  # noqa: BLE001  # a request must not notice
             note("response_unread", "the head of a response could not be read", error)
 
-    def _keep_first(self, data: bytes) -> None:
-        """A stream has begun."""
-        body = self._body
-        if body is not None:
-            self._call.began()
-            self._keep = body.feed
+    def _sent(self, data: bytes | None) -> None:
+        """A part of the body is on its way. Never raises."""
+        try:
+            body = self._body
+            if not data or body is None or self._call.is_over:  # its meter reads what is over
+                return
+            if not self._has_begun and body.is_stream:
+                self._call.began()
+            self._has_begun = True
             body.feed(data)
+        except Exception as error:  # noqa: BLE001  # a request must not notice
+            note("response_unread", "a part of a response could not be read", error)
 
     def _over(self, error: BaseException | None) -> None:
         """The application is done with it. Never raises."""

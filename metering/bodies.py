@@ -49,14 +49,10 @@ class Body:
             self.why_unread = "neither JSON nor server-sent events"
 
     def feed(self, data: bytes) -> None:
-        """The next bytes. Never raises."""
+        """The next bytes."""
         if self.why_unread or not data:
             return
-        try:
-            self._kept.append(bytes(data))
-        except Exception as error:  # noqa: BLE001  # whatever an application has sent
-            note("response_unread", "a part of an answer is no bytes", error)
-            return
+        self._kept.append(bytes(data))
         self._kept_bytes += len(data)
         if self.is_stream:
             while self._kept_bytes > STREAM_BYTES_MAX:
