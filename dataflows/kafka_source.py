@@ -6,7 +6,7 @@ lag tools only: they follow the snapshots once those are durable, and are never 
 offset that the broker no longer has stops the job (`auto.offset.reset=error`): jumping over what was
 not read would lose it in silence.
 
-Bounds: `POLL_MESSAGES` a poll, `QUEUE_KILOBYTES` of prefetch a partition, `FETCH_WAIT_MS_MAX` for the
+Bounds: `POLL_MESSAGES` a poll, 16 MB of prefetch a partition (`PREFETCH`), `FETCH_WAIT_MS_MAX` for the
 broker to collect a fetch, `METADATA_TIMEOUT_SECONDS` for the first answer of a broker.
 """
 
@@ -37,7 +37,12 @@ from dataflows.file_source import AbsentPartition, FileState, InputError
 from dataflows.lifecycle import EpochLifecycle, Turn
 
 POLL_MESSAGES = 50_000
-QUEUE_KILOBYTES = 16_384
+PREFETCH: Mapping[str, str | int | bool] = {
+    "queued.max.messages.kbytes": 16_384,
+    # How soon after the queue was full more is asked for. By default librdkafka lets a second pass, in most
+    # of which a worker that has emptied the queue stands idle.
+    "fetch.queue.backoff.ms": 10,
+}
 FETCH_BYTES_MIN = 1 << 19
 FETCH_WAIT_MS_MAX = 50
 """The broker answers a fetch when it has so many bytes, and at the latest after so long: small batches when
@@ -318,7 +323,7 @@ class KafkaSource(FixedPartitionedSource[RawBatch, FileState]):
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
-                "queued.max.messages.kbytes": QUEUE_KILOBYTES,
+                **PREFETCH,
                 # Many a fetch for a few messages each would keep broker and worker busy with nothing.
                 "fetch.min.bytes": FETCH_BYTES_MIN,
                 "fetch.wait.max.ms": FETCH_WAIT_MS_MAX,

@@ -27,7 +27,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from dataflows.batch import Bools, Int64s, UInt64s
 from dataflows.dedupe import pack_position
-from dataflows.kafka_source import METADATA_TIMEOUT_SECONDS, POLL_MESSAGES, QUEUE_KILOBYTES, KafkaTopic
+from dataflows.kafka_source import METADATA_TIMEOUT_SECONDS, POLL_MESSAGES, PREFETCH, KafkaTopic
 from metering.event import LINE_BYTES_MAX
 
 READ_BYTES = 4 * 1024 * 1024
@@ -224,7 +224,7 @@ def recount_kafka(
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,
-            "queued.max.messages.kbytes": QUEUE_KILOBYTES,
+            **PREFETCH,
             "error_cb": lambda _: None,
             "log_level": 0,
         }
