@@ -275,7 +275,7 @@ class Publisher:
             self._frames.setdefault(table, []).append(frame)
 
     def turn_epoch(self) -> tuple[StagedBlock, ...]:
-        """At the snapshot of an epoch: wait for what the one before staged, and stage this one's.
+        """At the snapshot of an epoch: stage its blocks, and wait for those of the one before.
 
         Returns the blocks that do not stand in ClickHouse yet.
 
@@ -285,12 +285,13 @@ class Publisher:
         """
         self.publish_durable()  # at the latest
         self._stage.collect()
+        staged = tuple(self._stage_frames())  # while the inserts of the epoch before go on
+        if staged:
+            self._stage.seal()
         self._stage.discard(self._sending.wait())
         self._sending = _Sending((), self._send)
-        self._staged = tuple(self._stage_frames())
-        if self._staged:
-            self._stage.seal()
-        return self._staged
+        self._staged = staged
+        return staged
 
     def _send(self, blocks: tuple[StagedBlock, ...]) -> None:
         self._publish(blocks, send)
