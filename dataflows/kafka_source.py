@@ -279,10 +279,10 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         )
         self._next_offset = int(offsets[-1]) + 1
         data = b"\n".join(values) + b"\n"
-        counts = np.array([value.count(b"\n") + 1 for value in values], np.int64)
         if data.count(b"\n") == len(values):
             lines = np.zeros(len(values), np.int32)
         else:
+            counts = np.array([value.count(b"\n") + 1 for value in values], np.int64)
             firsts = np.repeat(np.cumsum(counts) - counts, counts)
             lines = (np.arange(len(firsts)) - firsts).astype(np.int32)
             offsets, arrivals = np.repeat(offsets, counts), np.repeat(arrivals, counts)
