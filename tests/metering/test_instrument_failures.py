@@ -4,51 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 
 from metering.contexts import context
 from metering.instrumentation import instrument
+from tests.metering.asking import ASK, ASK_MESSAGE
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider, Fault
-
-ASK: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "say some words"}]}
-ASK_MESSAGE: dict[str, Any] = {**ASK, "model": "claude-made-up", "max_tokens": 4}
-
-
-@pytest.fixture(scope="module")
-def shared_provider() -> Iterator[FakeProvider]:
-    with FakeProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(shared_provider: FakeProvider) -> FakeProvider:
-    shared_provider.faults.clear()
-    shared_provider.ledger.clear()
-    shared_provider.asked.clear()
-    return shared_provider
-
-
-@pytest.fixture
-def meter() -> CollectingMeter:
-    return CollectingMeter()
-
-
-@pytest.fixture
-def client(provider: FakeProvider, meter: CollectingMeter) -> Iterator[Any]:
-    with openai.OpenAI(base_url=provider.openai_url, api_key="none", max_retries=2) as made:
-        yield instrument(made, meter, tenant_id="acme", provider="openai")
-
-
-@pytest.fixture
-def claude(provider: FakeProvider, meter: CollectingMeter) -> Iterator[Any]:
-    with anthropic.Anthropic(base_url=provider.url, api_key="none", max_retries=2) as made:
-        yield instrument(made, meter, tenant_id="acme", provider="anthropic")
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2])

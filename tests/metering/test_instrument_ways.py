@@ -8,16 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from metering.contexts import context
 from tests.metering.asking import ASK, ASK_MESSAGE, ASK_RESPONSE, TEXT, joined_chunks, run_async, said
 from tests.metering.collecting import CollectingMeter
 from tests.metering.fake_provider import FakeProvider
-
-
-class Answer(BaseModel):
-    """What a parsed answer is to be; the fake provider's words are not."""
 
 
 def helper_text(client: Any) -> str:

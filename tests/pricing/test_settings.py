@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from decimal import ROUND_UP, Context, Decimal, Inexact, localcontext
 from pathlib import Path
 
@@ -159,93 +159,97 @@ def test_the_contracts_own_seed_is_the_one_above() -> None:
     assert load_settings(SEED_BESIDE_THE_CHECKOUT.read_text()) == load_settings(SEED)
 
 
-@pytest.mark.parametrize(
-    ("section", "expected"),
-    [
-        (
-            "pricing",
-            PricingSettings(
-                rounding="none",
-                rules=(
-                    Rule(
-                        model="a",
-                        provider="p",
-                        input_rate=Decimal(1),
-                        output_rate=Decimal(2),
-                        cache_read_rate=Decimal(3),
-                        cache_write_rate=Decimal(4),
-                        cache_write_1h_rate=Decimal(5),
-                        reasoning_rate=Decimal(6),
-                        multiplier=Decimal(7),
-                        credit_multiplier=Decimal(8),
-                    ),
-                    Rule(model="a", input_rate=Decimal(0), output_rate=Decimal(0)),
+EVERY_SECTION: list[tuple[str, object]] = [
+    (
+        "pricing",
+        PricingSettings(
+            rounding="none",
+            rules=(
+                Rule(
+                    model="a",
+                    provider="p",
+                    input_rate=Decimal(1),
+                    output_rate=Decimal(2),
+                    cache_read_rate=Decimal(3),
+                    cache_write_rate=Decimal(4),
+                    cache_write_1h_rate=Decimal(5),
+                    reasoning_rate=Decimal(6),
+                    multiplier=Decimal(7),
+                    credit_multiplier=Decimal(8),
                 ),
+                Rule(model="a", input_rate=Decimal(0), output_rate=Decimal(0)),
             ),
         ),
-        (
-            "limits",
-            LimitSettings(
-                tenant=TenantLimits(
-                    daily_cap=Decimal(1),
-                    monthly_cap=Decimal(2),
-                    burst_threshold=Decimal("0.5"),
-                    fallback_model="a",
-                    timezone="Asia/Kathmandu",
-                ),
-                feature=FeatureLimits(
-                    max_context_tokens=3, cache_ttl_seconds=4, exclude_cache_from_billing=False
-                ),
-                tenant_overrides={
-                    "acme.co": TenantOverride(
-                        daily_cap=Decimal(5),
-                        monthly_cap=Decimal(6),
-                        timezone="Europe/Vienna",
-                        features={"search": CapPair(daily_cap=Decimal(7))},
-                    ),
-                    "no": TenantOverride(),
-                },
-                feature_overrides={"search": CapPair(daily_cap=Decimal(8), monthly_cap=Decimal(9))},
+    ),
+    (
+        "limits",
+        LimitSettings(
+            tenant=TenantLimits(
+                daily_cap=Decimal(1),
+                monthly_cap=Decimal(2),
+                burst_threshold=Decimal("0.5"),
+                fallback_model="a",
+                timezone="Asia/Kathmandu",
             ),
-        ),
-        (
-            "metering",
-            MeteringSettings(
-                queue="q",
-                consumer_concurrency=1,
-                idempotency_window_hours=25,
-                reconciliation_schedule="*/5 1-3 1,15 jan-jun mon-fri",
-                max_future_minutes=3,
-                max_age_days=4,
-                window_retention_hours=5,
-                allowed_lateness_hours=6,
-                epoch_interval_seconds=Decimal("0.25"),
+            feature=FeatureLimits(
+                max_context_tokens=3, cache_ttl_seconds=4, exclude_cache_from_billing=False
             ),
-        ),
-        (
-            "alerts",
-            AlertSettings(
-                webhooks=(
-                    WebhookSettings(
-                        name="webhook-0",
-                        url="https://example.com/hook",
-                        secret_env=("NEW", "OLD"),
-                        secret_files=("/run/secrets/hook",),
-                    ),
-                    WebhookSettings(
-                        name="local", url="http://127.0.0.1:9000/", secret_env=("LOCAL",), allow_private=True
-                    ),
+            tenant_overrides={
+                "acme.co": TenantOverride(
+                    daily_cap=Decimal(5),
+                    monthly_cap=Decimal(6),
+                    timezone="Europe/Vienna",
+                    features={"search": CapPair(daily_cap=Decimal(7))},
                 ),
-                retry_schedule_seconds=(Decimal(0), Decimal("0.5"), Decimal(60)),
-                timeout_seconds=1,
-                drain_seconds=2,
-            ),
+                "no": TenantOverride(),
+            },
+            feature_overrides={"search": CapPair(daily_cap=Decimal(8), monthly_cap=Decimal(9))},
         ),
-        ("plans", PlanSettings()),
-    ],
-)
+    ),
+    (
+        "metering",
+        MeteringSettings(
+            queue="q",
+            consumer_concurrency=1,
+            idempotency_window_hours=25,
+            reconciliation_schedule="*/5 1-3 1,15 jan-jun mon-fri",
+            max_future_minutes=3,
+            max_age_days=4,
+            window_retention_hours=5,
+            allowed_lateness_hours=6,
+            epoch_interval_seconds=Decimal("0.25"),
+        ),
+    ),
+    (
+        "alerts",
+        AlertSettings(
+            webhooks=(
+                WebhookSettings(
+                    name="webhook-0",
+                    url="https://example.com/hook",
+                    secret_env=("NEW", "OLD"),
+                    secret_files=("/run/secrets/hook",),
+                ),
+                WebhookSettings(
+                    name="local", url="http://127.0.0.1:9000/", secret_env=("LOCAL",), allow_private=True
+                ),
+            ),
+            retry_schedule_seconds=(Decimal(0), Decimal("0.5"), Decimal(60)),
+            timeout_seconds=1,
+            drain_seconds=2,
+        ),
+    ),
+    ("plans", PlanSettings()),
+]
+
+
+@pytest.mark.parametrize(("section", "expected"), EVERY_SECTION)
 def test_every_key_arrives_where_it_belongs(section: str, expected: object) -> None:
     assert getattr(load_settings(EVERYTHING), section) == expected
+
+
+def test_no_section_is_left_out_above() -> None:
+    assert {section for section, _ in EVERY_SECTION} == {field.name for field in fields(Settings)}
 
 
 def test_what_is_absent_or_null_has_its_default() -> None:
