@@ -3,9 +3,9 @@
     app.add_middleware(MeteringMiddleware, meter=meter, tenant=header("x-tenant"), on_missing_tenant="reject")
 
 Around each HTTP request it opens a `context` with what the resolvers say, so that instrumented clients inside
-know whose call they make. Messages pass as they are, one by one: no task, no buffer. WebSockets, lifespan and
-OPTIONS pass untouched, without a context: calls in a WebSocket's handler need one of its own, and a browser
-that asks by OPTIONS what it may send (CORS) tells no tenant.
+know whose call they make. Messages pass as they are, one by one: no task, no buffer; only headers that are no
+list become one. WebSockets, lifespan and OPTIONS pass untouched, without a context: calls in a WebSocket's
+handler need one of its own, and a browser that asks by OPTIONS what it may send (CORS) tells no tenant.
 
 Routes that are an inference boundary themselves, because a gateway hands a provider's answer on, are named by
 `inference`. Their response body, JSON or server-sent events, is read once the bytes are on their way, and
@@ -193,9 +193,10 @@ class _Exchange:
         is_last = not message.get("more_body", False)
         headers: list[tuple[bytes, bytes]] = []
         if kind == "http.response.start":
-            headers = list(message.get("headers") or ())
-            if not isinstance(message.get("headers"), (list, tuple)):
-                message = {**message, "headers": headers[:]}  # it may be one that can be gone through once
+            said = message.get("headers")
+            headers = list(said or ())
+            if not isinstance(said, (list, tuple, type(None))):
+                message = {**message, "headers": headers[:]}  # they may be such as can be gone through once
         try:
             await self._send(message)
         except OSError:  # what servers raise when the client has gone (ASGI 2.4)

@@ -86,8 +86,14 @@ def test_the_job_goes_on_while_a_block_is_inserted(client: Client, tmp_path: Pat
     class Slow(BlockStage):
         def read(self, block: StagedBlock) -> bytes:
             began.set()
-            assert go_on.wait(30)
+            assert go_on.wait(10)
             return super().read(block)
+
+        def write(self, table: str, frame: pl.DataFrame) -> StagedBlock:
+            written = super().write(table, frame)
+            if began.is_set():
+                go_on.set()  # "b" is staged while "a" is on its way
+            return written
 
     publisher = Publisher(client, Slow(tmp_path, "sink-00"))
     publisher.resume(())
@@ -95,8 +101,7 @@ def test_the_job_goes_on_while_a_block_is_inserted(client: Client, tmp_path: Pat
     publisher.turn_epoch()
     publisher.publish_durable()
     assert began.wait(30)
-    publisher.collect(TABLE, rows("b"))  # the next epoch, while "a" is on its way
-    go_on.set()
+    publisher.collect(TABLE, rows("b"))
     publisher.turn_epoch()
     assert count(client) == 1
 
