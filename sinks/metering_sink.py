@@ -40,6 +40,13 @@ from sinks.rows import (
 )
 from sinks.stage import BlockStage
 
+EPOCHS_BEHIND_MAX = 3
+"""So many epochs may end before the rows of one must stand in ClickHouse, so that a slow insert does not hold
+up the next epoch. Those of an idle job, and so of one that ends, wait for all."""
+STAGED_ROWS_MIN = 16_384
+"""Rows are written when so many have come together, and at the end of the epoch: a frame of a few rows costs
+as much as one of thousands, and the columns of a whole epoch take hundreds of megabytes."""
+
 _STAMPS = {"priced_events": "ingested_at", "quarantine_log": "received_at", "duplicates": "received_at"}
 _DELIVERIES_PER_EPOCH = 1_000
 
@@ -82,6 +89,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._generation = generation
         self._now_ms = now_ms
         self._rows: dict[str, list[pl.DataFrame]] = {}
+        self._brought_rows = False
         self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
         self._alerts: list[CapAlert] = []
         self._undelivered: list[CapAlert] = []
@@ -99,7 +107,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
             self._post.post(alerts)
 
     def write_batch(self, items: list[SinkItem]) -> None:
-        """Collect; nothing leaves the process before the epoch after this one.
+        """Collect and stage; nothing leaves the process before the epoch after this one.
 
         The first items of an epoch send off what the one before it staged.
         """
@@ -107,7 +115,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         for item in items:
             match item:
                 case TableRows(table, frame):
-                    self._rows.setdefault(table, []).append(frame)
+                    self._hold(table, frame)
                 case WindowVersions(versions):
                     for one in versions:
                         key = (one.tenant_id, one.feature_id, one.window_kind, one.window_start_ms)
@@ -120,15 +128,12 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
                     pass
 
     def snapshot(self) -> str:
-        """Wait until the epoch before this one is published, and stage this one."""
+        """Stage what is left of this epoch; no more than `EPOCHS_BEHIND_MAX` before it stay unpublished."""
         sys.audit("meterline.step", "sink: before snapshot")
         self._begin_epoch()
         now_ms = self._now_ms()
-        # Once for all rows of the epoch: a frame of a few rows costs as much as one of thousands.
-        rows, self._rows = self._rows, {}
-        for table, frames in rows.items():
-            finished = self._finish.get(table, _as_it_is)(pl.concat(frames))
-            self._publisher.collect(table, stamped(finished, _STAMPS[table], now_ms))
+        for table in self._rows:
+            self._stage(table)
         windows = window_rows(self._windows.values(), self._generation, now_ms)
         self._publisher.collect("spend_sums", windows)
         self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
@@ -138,7 +143,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         # more workers than partitions rows may lie in another: who relies on it counts rows (`rebuild`).
         moved = [_progress_row(name, self._progress[name]) for name in self._moved]
         self._publisher.collect("source_progress", progress_rows(moved, now_ms))
-        pending = self._publisher.turn_epoch()
+        pending = self._publisher.turn_epoch(EPOCHS_BEHIND_MAX if self._brought_rows else 0)
         if self._post is not None and self._reporting:
             self._post.reported(self._reporting)
         self._reporting = [alert_id for alert_id, _ in delivered]
@@ -147,7 +152,8 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
             "alerts": [alert_to_json(alert) for alert in self._alerts],
         }
         self._undelivered, self._alerts = self._alerts, []
-        self._windows, self._moved = {}, {}
+        self._rows, self._windows, self._moved = {}, {}, {}
+        self._brought_rows = False
         self._is_new_epoch = True
         sys.audit("meterline.step", "sink: after snapshot")
         return PublisherState(pending, memory).to_json()
@@ -156,7 +162,22 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         """Let go of ClickHouse and the outbox. What is staged stays staged: this also runs on errors."""
         if self._post is not None:
             self._post.close()
+        self._publisher.close()
         self._client.close()
+
+    def _hold(self, table: str, frame: pl.DataFrame) -> None:
+        """Keep rows until there are enough of them to be staged."""
+        self._brought_rows = True
+        held = self._rows.setdefault(table, [])
+        held.append(frame)
+        if sum(map(len, held)) >= STAGED_ROWS_MIN:
+            self._stage(table)
+
+    def _stage(self, table: str) -> None:
+        held, self._rows[table] = self._rows[table], []
+        if held:
+            finished = self._finish.get(table, _as_it_is)(pl.concat(held))
+            self._publisher.collect(table, stamped(finished, _STAMPS[table], self._now_ms()))
 
     def _begin_epoch(self) -> None:
         """Once an epoch: send off rows and alerts of the one before, which is durable now."""

@@ -1,11 +1,11 @@
 """Deferred publishing: rows reach ClickHouse once, whatever dies when.
 
-Theory of operation. Within an epoch rows are only collected. At the epoch's snapshot they are
-written to files under `staged/`, one block a table, each with a token that is never used again; the
-snapshot names them as pending. When the next epoch begins, and the one that staged them is thus durable on
-every worker, a thread begins to insert each of them with its token, while the job goes on; the next
-snapshot waits for the thread. On resume whatever is pending is inserted again where it does not stand:
-whenever an insert is repeated, on resume or after an error, its rows are looked for, before and after,
+Theory of operation. Within an epoch rows are written to files under `staged/`, a block a table, each with a
+token that is never used again. At the epoch's snapshot the blocks are ended, and the snapshot names them as
+pending. When the next epoch begins, and the one that staged them is thus durable on every worker, they are
+handed to a thread, which inserts block after block with its token, in order, while the job goes on; each
+snapshot names all that do not stand yet. On resume whatever is pending is inserted again where it does not
+stand: whenever an insert is repeated, on resume or after an error, its rows are looked for, before and after,
 because a token alone does not tell (`sinks.standing`).
 
 Delivery, exactly once in effect. A crash before the snapshot that names a block is durable: the epoch
@@ -14,10 +14,10 @@ during or after the insert, of the job or of ClickHouse: the same file is looked
 with the same token where it is missing. Nothing is sent from `close`, which also runs when the epoch will
 be thrown away.
 
-Bounds: one epoch's blocks on their way beside those just staged; `BLOCK_ROWS_MAX` rows a block, so that
-an insert is one block of ClickHouse; `RETRY_SECONDS_MAX` of retries for an insert that fails for a
-passing reason, `REFUSALS_MAX` attempts for one that waiting does not mend. Then the job stops with
-everything staged.
+Bounds: the caller says at each snapshot how many epochs' blocks may still be on their way; `BLOCK_ROWS_MAX`
+rows a block, so that an insert is one block of ClickHouse; `RETRY_SECONDS_MAX` of retries for an insert that
+fails for a passing reason, `REFUSALS_MAX` attempts for one that waiting does not mend. Then the job stops
+with everything staged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -38,7 +39,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.clickhouse import ClickHouseUnavailableError, first_line
-from sinks.stage import BlockStage, StagedBlock, arrow_stream
+from sinks.stage import BlockStage, OpenBlock, StagedBlock, arrow_stream
 from sinks.standing import missing_rows
 
 BLOCK_ROWS_MAX = 500_000
@@ -204,36 +205,69 @@ class PublisherState:
         return cls(tuple(StagedBlock(**block) for block in content["pending"]), content["memory"])
 
 
-class _Sending:
-    """Blocks on their way to ClickHouse, in a thread that ends with the process."""
+class _Inserting:
+    """A thread that inserts the blocks of one epoch after the other; there is none while nothing waits.
 
-    def __init__(
-        self, blocks: tuple[StagedBlock, ...], publish: Callable[[tuple[StagedBlock, ...]], None]
-    ) -> None:
-        self._blocks = blocks
+    After an error it inserts nothing more: rows of a later epoch must not stand before those of it.
+    """
+
+    def __init__(self, publish: Callable[[tuple[StagedBlock, ...]], None]) -> None:
+        self._publish = publish
+        self._turn = threading.Condition()
+        self._epochs: deque[tuple[StagedBlock, ...]] = deque()
+        self._landed: list[StagedBlock] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(publish,), name="insert", daemon=True)
-        if blocks:
-            self._thread.start()
+        self._running = False
 
-    def _run(self, publish: Callable[[tuple[StagedBlock, ...]], None]) -> None:
-        try:
-            publish(self._blocks)
-        except BaseException as exc:  # noqa: BLE001  # raised again where the job waits
-            self._error = exc
+    def send(self, blocks: tuple[StagedBlock, ...]) -> None:
+        """The blocks of an epoch, behind those of the epochs before."""
+        with self._turn:
+            self._epochs.append(blocks)
+            if not self._running and self._error is None:
+                self._running = True
+                threading.Thread(target=self._run, name="insert", daemon=True).start()
 
-    def wait(self) -> tuple[StagedBlock, ...]:
-        """Until all stand in ClickHouse: which they are.
+    def _run(self) -> None:
+        while True:
+            with self._turn:
+                if not self._epochs:
+                    self._running = False
+                    return
+                blocks = self._epochs[0]
+            try:
+                self._publish(blocks)
+            except BaseException as exc:  # noqa: BLE001  # raised again where the job waits
+                with self._turn:
+                    self._error, self._running = exc, False
+                    self._turn.notify()
+                return
+            with self._turn:
+                self._landed += self._epochs.popleft() if self._epochs else ()
+                self._turn.notify()
+
+    def landed(self, behind_max: int) -> tuple[StagedBlock, ...]:
+        """The blocks that stand in ClickHouse since the last call, once no more epochs are left than this.
 
         Raises:
             ClickHouseUnavailableError, RefusedInsertError, DamagedBlockError: as `insert_block` and
                 `BlockStage.read`, which also bound the wait.
         """
-        if self._blocks:
-            self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._blocks
+        with self._turn:
+            self._turn.wait_for(lambda: self._error is not None or len(self._epochs) <= behind_max)
+            if self._error is not None:
+                raise self._error
+            landed, self._landed = self._landed, []
+            return tuple(landed)
+
+    def on_their_way(self) -> tuple[StagedBlock, ...]:
+        """The blocks that do not stand yet."""
+        with self._turn:
+            return tuple(block for blocks in self._epochs for block in blocks)
+
+    def stop(self) -> None:
+        """Begin no further epoch."""
+        with self._turn:
+            self._epochs.clear()
 
 
 class Publisher:
@@ -253,45 +287,66 @@ class Publisher:
         self._stage = stage
         self._sleep = sleep
         self._observer = observer or Unobserved()
-        self._frames: dict[str, list[pl.DataFrame]] = {}
+        self._open: dict[str, OpenBlock] = {}
+        self._full: list[StagedBlock] = []
         self._staged: tuple[StagedBlock, ...] = ()
-        self._sending = _Sending((), self._send)
+        self._inserting = _Inserting(self._send)
 
     def resume(self, pending: tuple[StagedBlock, ...]) -> None:
-        """Publish what the last durable epoch of an earlier run staged; it may be there already."""
+        """Publish what the last durable snapshot of an earlier run named; it may be there already."""
         self._stage.open(pending)
         self._publish(pending, send_again)
         self._stage.discard(pending)
 
     def publish_durable(self) -> None:
-        """The epoch of the last snapshot is durable: begin to publish what it staged."""
+        """The epoch of the last snapshot is durable: what it staged may be published."""
         staged, self._staged = self._staged, ()
         if staged:
-            self._sending = _Sending(staged, self._send)
+            self._inserting.send(staged)
 
     def collect(self, table: str, frame: pl.DataFrame) -> None:
-        """Keep rows of this epoch."""
-        if len(frame):
-            self._frames.setdefault(table, []).append(frame)
+        """Stage rows of this epoch: they are written, and named by the next snapshot."""
+        while len(frame):
+            block = self._open.get(table) or self._stage.begin(table)
+            self._open[table] = block
+            part = frame[: BLOCK_ROWS_MAX - block.rows]
+            block.append(part)
+            frame = frame[len(part) :]
+            if block.rows == BLOCK_ROWS_MAX:
+                self._full.append(self._open.pop(table).seal())
 
-    def turn_epoch(self) -> tuple[StagedBlock, ...]:
-        """At the snapshot of an epoch: stage its blocks, and wait for those of the one before.
+    def turn_epoch(self, behind_max: int = 0) -> tuple[StagedBlock, ...]:
+        """At the snapshot of an epoch: end its blocks, and let those of earlier ones arrive.
 
-        Returns the blocks that do not stand in ClickHouse yet.
+        Args:
+            behind_max: so many epochs before this one may have blocks on their way when it returns.
+
+        Returns the blocks that do not stand in ClickHouse yet, oldest first.
 
         Raises:
-            ClickHouseUnavailableError, RefusedInsertError, DamagedBlockError: the blocks of the epoch
-                before cannot be published.
+            ClickHouseUnavailableError, RefusedInsertError, DamagedBlockError: the blocks of an earlier epoch
+                cannot be published.
         """
         self.publish_durable()  # at the latest
         self._stage.collect()
-        staged = tuple(self._stage_frames())  # while the inserts of the epoch before go on
+        staged = self._end_blocks()
         if staged:
             self._stage.seal()
-        self._stage.discard(self._sending.wait())
-        self._sending = _Sending((), self._send)
+        self._stage.discard(self._inserting.landed(behind_max))
         self._staged = staged
-        return staged
+        return (*self._inserting.on_their_way(), *staged)
+
+    def _end_blocks(self) -> tuple[StagedBlock, ...]:
+        """The blocks since the last snapshot: of each table in the order in which its first one was begun."""
+        blocks = (*self._full, *(block.seal() for block in self._open.values()))
+        self._full, self._open = [], {}
+        return blocks
+
+    def close(self) -> None:
+        """Send nothing more. What was staged since the last snapshot belongs to no epoch."""
+        self._inserting.stop()
+        for block in self._open.values():
+            block.abandon()
 
     def _send(self, blocks: tuple[StagedBlock, ...]) -> None:
         self._publish(blocks, send)
@@ -301,10 +356,3 @@ class Publisher:
             sys.audit("meterline.step", f"insert {block.table}: before")
             insert_block(self._client, block, self._stage.read(block), first, self._sleep, self._observer)
             sys.audit("meterline.step", f"insert {block.table}: accepted")
-
-    def _stage_frames(self) -> Iterator[StagedBlock]:
-        frames, self._frames = self._frames, {}
-        for table, parts in frames.items():
-            whole = pl.concat(parts)
-            for start in range(0, len(whole), BLOCK_ROWS_MAX):
-                yield self._stage.write(table, whole.slice(start, BLOCK_ROWS_MAX))

@@ -1,8 +1,8 @@
 """Staged blocks: rows on their way to ClickHouse, as files that survive whatever happens to the job.
 
-A block is Arrow IPC. It carries its size and a CRC-32, which are held against its file before each insert. A
-file is written and synced before a snapshot names it, under a name that is never used twice, and goes two
-snapshots after the one that no longer does.
+A block is an Arrow IPC stream. It carries its size and a CRC-32, which are held against its file before each
+insert. A file is written as rows come, and synced before a snapshot names it, under a name that is never used
+twice; it goes two snapshots after the one that no longer does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -41,13 +42,74 @@ _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 """LZ4 leaves a third of the bytes: less to write, to read back and to send, worth more than it costs."""
 
 
+def _arrow_table(frame: pl.DataFrame) -> pa.Table:
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # ClickHouse reads no string views
+
+
 def arrow_stream(frame: pl.DataFrame) -> pa.Buffer:
     """The frame as Arrow IPC. By way of pyarrow, which takes three quarters of the time that Polars does."""
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # ClickHouse reads no string views
+    table = _arrow_table(frame)
     out = pa.BufferOutputStream()
     with pa.ipc.new_stream(out, table.schema, options=_IPC_OPTIONS) as stream:
         stream.write_table(table)
     return out.getvalue()
+
+
+class _Checked:
+    """What pyarrow writes a stream to: a file, the size and the checksum of what it was given."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size_bytes = 0
+        self.crc32 = 0
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._file.write(data)
+        self.size_bytes += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+
+
+class OpenBlock:
+    """A block that is being written: `append` rows, then `seal` it."""
+
+    def __init__(self, path: Path, table: str) -> None:
+        sys.audit("meterline.step", "block: before write")
+        self._path = path
+        self._table = table
+        self._file = path.open("xb")
+        self._checked = _Checked(self._file)
+        self._stream: pa.ipc.RecordBatchStreamWriter | None = None
+        self.rows = 0
+
+    def append(self, frame: pl.DataFrame) -> None:
+        """Write rows; the columns are those of the first call."""
+        table = _arrow_table(frame)
+        if self._stream is None:
+            sink = pa.PythonFile(self._checked, mode="w")
+            self._stream = pa.ipc.new_stream(sink, table.schema, options=_IPC_OPTIONS)
+        self._stream.write_table(table)
+        self.rows += len(frame)
+
+    def seal(self) -> StagedBlock:
+        """End the block and sync its file; its name is durable once `BlockStage.seal` was called."""
+        if self._stream is not None:
+            self._stream.close()
+        self._file.flush()
+        sys.audit("meterline.step", "block: written")
+        os.fsync(self._file.fileno())
+        self._file.close()
+        sys.audit("meterline.step", "block: synced")
+        name, checked = self._path.name, self._checked
+        return StagedBlock(
+            self._table, name, f"meterline/{name}", self.rows, checked.size_bytes, checked.crc32
+        )
+
+    def abandon(self) -> None:
+        """Let go of the file, which no snapshot will name."""
+        self._file.close()
 
 
 class BlockStage:
@@ -66,18 +128,9 @@ class BlockStage:
             if path.name not in wanted:
                 path.unlink()
 
-    def write(self, table: str, frame: pl.DataFrame) -> StagedBlock:
-        """Write one block durably."""
-        name = f"{self._owner}-{uuid.uuid4().hex}.arrow"
-        data = arrow_stream(frame)
-        sys.audit("meterline.step", "block: before write")
-        with (self._directory / name).open("xb") as file:
-            file.write(data)
-            file.flush()
-            sys.audit("meterline.step", "block: written")
-            os.fsync(file.fileno())
-        sys.audit("meterline.step", "block: synced")
-        return StagedBlock(table, name, f"meterline/{name}", len(frame), len(data), zlib.crc32(data))
+    def begin(self, table: str) -> OpenBlock:
+        """Begin a block of rows for a table."""
+        return OpenBlock(self._directory / f"{self._owner}-{uuid.uuid4().hex}.arrow", table)
 
     def seal(self) -> None:
         """Make the names of the blocks written so far durable, before a snapshot names them."""

@@ -53,7 +53,9 @@ def test_the_driver_repeats_no_insert_by_itself(server: ClickHouseProcess, tmp_p
     direct = connect(parse_address(f"clickhouse://127.0.0.1:{server.port}/repeats"))
     migrate(direct)
     stage = BlockStage(tmp_path, "sink-00")
-    block = stage.write("cap_alert_deliveries", delivery_rows([("a", 0)]))
+    opened = stage.begin("cap_alert_deliveries")
+    opened.append(delivery_rows([("a", 0)]))
+    block = opened.seal()
     client = connect(parse_address(f"clickhouse://127.0.0.1:{proxy.port}/repeats"))
     with pytest.raises(ClickHouseError):
         send(client, block, stage.read(block))

@@ -10,40 +10,40 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
-import polars as pl
-
 from dataflows import operators, segments
 from dataflows.alerts import wall_clock_ms
 from sinks import stage
 from sinks.metering_sink import MeteringPartition
 from sinks.publish import Publisher
-from sinks.stage import BlockStage, StagedBlock
+from sinks.stage import BlockStage, OpenBlock, StagedBlock
 
 
 def publish_at_once() -> None:
     """Insert a block in the epoch that staged it, before that epoch is durable."""
 
-    def turn_epoch(self: Publisher) -> tuple[StagedBlock, ...]:
+    def turn_epoch(self: Publisher, _behind_max: int = 0) -> tuple[StagedBlock, ...]:
         self._stage.collect()
-        staged = tuple(self._stage_frames())
+        staged = self._end_blocks()
         self._send(staged)
         self._stage.discard(staged)
         return ()
 
-    Publisher.turn_epoch = turn_epoch  # type: ignore[method-assign]
+    Publisher.turn_epoch = turn_epoch  # type: ignore[method-assign, assignment]
 
 
 def token_from_epoch_number() -> None:
     """Make an insert's token of its partition, table and the number of the epoch since the start."""
-    write = BlockStage.write
+    begin = BlockStage.begin
     epochs: dict[str, int] = {}
 
-    def numbered(self: BlockStage, table: str, frame: pl.DataFrame) -> StagedBlock:
+    def numbered(self: BlockStage, table: str) -> OpenBlock:
         epochs[table] = epochs.get(table, 0) + 1
-        block = write(self, table, frame)
-        return replace(block, token=f"{self._owner}/{table}/{epochs[table]}")
+        block = begin(self, table)
+        seal, token = block.seal, f"{self._owner}/{table}/{epochs[table]}"
+        block.seal = lambda: replace(seal(), token=token)  # type: ignore[method-assign]
+        return block
 
-    BlockStage.write = numbered  # type: ignore[method-assign]
+    BlockStage.begin = numbered  # type: ignore[method-assign]
 
 
 def no_fsync() -> None:
@@ -72,7 +72,10 @@ def flush_in_close() -> None:
     close = MeteringPartition.close
 
     def flushing(self: MeteringPartition) -> None:
-        self._publisher._send(tuple(self._publisher._stage_frames()))  # noqa: SLF001  # what it must not do
+        for table in self._rows:
+            self._stage(table)
+        publisher = self._publisher
+        publisher._send(publisher._end_blocks())  # noqa: SLF001  # what it must not do
         close(self)
 
     MeteringPartition.close = flushing  # type: ignore[method-assign]

@@ -80,30 +80,75 @@ def test_a_block_stands_when_the_snapshot_after_its_own_is_taken(client: Client,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_job_goes_on_while_a_block_is_inserted(client: Client, tmp_path: Path) -> None:
-    began, go_on = threading.Event(), threading.Event()
+class Held(BlockStage):
+    """Keeps inserts from beginning until they are let go."""
 
-    class Slow(BlockStage):
-        def read(self, block: StagedBlock) -> bytes:
-            began.set()
-            assert go_on.wait(10)
-            return super().read(block)
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "sink-00")
+        self.began, self.go_on = threading.Event(), threading.Event()
 
-        def write(self, table: str, frame: pl.DataFrame) -> StagedBlock:
-            written = super().write(table, frame)
-            if began.is_set():
-                go_on.set()  # "b" is staged while "a" is on its way
-            return written
+    def read(self, block: StagedBlock) -> bytes:
+        self.began.set()
+        assert self.go_on.wait(30)
+        return super().read(block)
 
-    publisher = Publisher(client, Slow(tmp_path, "sink-00"))
+
+def test_the_job_goes_on_while_blocks_of_some_epochs_are_inserted(client: Client, tmp_path: Path) -> None:
+    stage = Held(tmp_path)
+    publisher = Publisher(client, stage)
+    publisher.resume(())
+    pending: list[list[int]] = []
+    for number in range(3):
+        publisher.collect(TABLE, rows(*(f"{number}-{row}" for row in range(number + 1))))
+        pending.append([block.rows for block in publisher.turn_epoch(2)])
+    assert pending == [[1], [1, 2], [1, 2, 3]]  # a snapshot names all that does not stand, oldest first
+    assert count(client) == 0
+    threading.Timer(0.2, stage.go_on.set).start()
+    publisher.collect(TABLE, rows("last"))
+    assert [block.rows for block in publisher.turn_epoch()] == [1]  # it has waited for the others
+    assert count(client) == 6
+    assert publisher.turn_epoch() == ()
+
+
+def test_a_crash_with_several_epochs_on_their_way_publishes_them_all(client: Client, tmp_path: Path) -> None:
+    stage = Held(tmp_path)
+    publisher = Publisher(client, stage)
+    publisher.resume(())
+    for number in range(3):
+        publisher.collect(TABLE, rows(f"{number}"))
+        pending = publisher.turn_epoch(2)
+    assert stage.began.wait(30)  # the thread stays where it is, as it would in a process that was killed
+    for _ in range(2):
+        new_one = Publisher(client, BlockStage(tmp_path, "sink-00"))
+        new_one.resume(PublisherState.from_json(PublisherState(pending, {}).to_json()).pending)
+        assert count(client) == 3
+
+
+def test_after_a_block_that_cannot_be_inserted_no_later_one_is(client: Client, tmp_path: Path) -> None:
+    publisher = Publisher(client, BlockStage(tmp_path, "sink-00"), lambda _: None)
     publisher.resume(())
     publisher.collect(TABLE, rows("a"))
-    publisher.turn_epoch()
-    publisher.publish_durable()
-    assert began.wait(30)
+    (first,) = publisher.turn_epoch(2)
+    (tmp_path / first.file).unlink()
     publisher.collect(TABLE, rows("b"))
+    publisher.publish_durable()
+    with pytest.raises(DamagedBlockError):
+        publisher.turn_epoch()
+    with pytest.raises(DamagedBlockError):  # nor does another snapshot forget it
+        publisher.turn_epoch(2)
+    assert count(client) == 0
+
+
+def test_rows_are_on_the_disk_before_the_snapshot(client: Client, tmp_path: Path) -> None:
+    publisher = new(client, tmp_path)
+    for number in range(100):
+        publisher.collect(TABLE, rows(*(f"{number}-{row}" for row in range(1_000))))
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size > 100_000  # and no longer in memory
+    (block,) = publisher.turn_epoch()
+    assert (block.rows, block.size_bytes) == (100_000, file.stat().st_size)
     publisher.turn_epoch()
-    assert count(client) == 1
+    assert count(client) == 100_000
 
 
 def test_what_clickhouse_takes_is_synced(client: Client) -> None:
