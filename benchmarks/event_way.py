@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.numbered_keys import SHARDS, START_MS, new_indexes
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.lines import split_lines
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import (
     ShardVerdicts,
@@ -68,11 +69,11 @@ def seconds_by_step(batches: int) -> dict[str, float]:
 def _batch(number: int) -> RawBatch:
     first = number * EVENTS
     offset = np.arange(first, first + EVENTS)
-    data = b"".join(_line(one) for one in offset.tolist())
+    lines = split_lines(b"".join(_line(one) for one in offset.tolist()))
     none = np.zeros(EVENTS, np.int32)
     arrival = np.full(EVENTS, START_MS)
     partition = Partition(0, "made", 0)
-    return RawBatch(partition, data, offset, none, arrival, first + EVENTS, live=True, age_limited=False)
+    return RawBatch(partition, lines, offset, none, arrival, first + EVENTS, live=True, age_limited=False)
 
 
 def _line(number: int) -> bytes:

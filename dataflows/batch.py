@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dataflows.lines import Lines, split_lines
+
 USD = pl.Decimal(38, 12)
 
 STRING_FIELDS = (
@@ -100,7 +102,7 @@ class Partition:
 class RawBatch:
     """What one poll of one partition brought.
 
-    `data` is whole lines, each ended by one newline. The arrays hold one number for each line:
+    `lines` are whole lines, each ended by one newline. The arrays hold one number for each of them:
     `offset` (Kafka offset; for a file the line number, from 1), `line` (within a Kafka message,
     from 0; for a file 0), `arrival_ms` (the broker's timestamp, or the wall clock for files).
     `next_offset` is where this partition goes on. `live` is false when the partition has
@@ -109,7 +111,7 @@ class RawBatch:
     """
 
     partition: Partition
-    data: bytes
+    lines: Lines
     offset: Int64s
     line: npt.NDArray[np.int32]
     arrival_ms: Int64s
@@ -121,7 +123,8 @@ class RawBatch:
     def heartbeat(cls, partition: Partition, next_offset: int, *, live: bool) -> RawBatch:
         """A batch without a line: it carries liveness, and wakes every step once an epoch."""
         none = np.empty(0, np.int64)
-        return cls(partition, b"", none, none.astype(np.int32), none, next_offset, live, age_limited=False)
+        lines = split_lines(b"")
+        return cls(partition, lines, none, none.astype(np.int32), none, next_offset, live, age_limited=False)
 
 
 @dataclass(frozen=True, slots=True)

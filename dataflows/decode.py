@@ -36,8 +36,8 @@ def decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
     """Turn one poll into columns; every line that is not blank becomes an event or a quarantined row."""
     unknown: Counter[str] = Counter()
     events, quarantined, read = EVENT_SCHEMA.to_frame(), QUARANTINE_SCHEMA.to_frame(), 0
-    if batch.data:
-        lines = split_lines(batch.data.replace(b"\r\n", b"\n") if b"\r" in batch.data else batch.data)
+    if len(batch.lines):
+        lines = _without_returns(batch.lines)
         found = scan(lines)
         read = len(found.blank) - int(found.blank.sum())
         fields, refused = found.events, _REFUSED_SCHEMA.to_frame()
@@ -45,7 +45,7 @@ def decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
         if len(found.left):
             slow, refused = _read_slowly(lines, found.left, unknown)
             fields = pl.concat([fields, slow]).sort("row") if len(slow) else fields
-        raw = _raw_lines(lines if lines.data is batch.data else split_lines(batch.data), batch.data)
+        raw = _raw_lines(batch.lines)
         events, implausible = _split_implausible(_placed(fields, batch, raw), batch, bounds)
         quarantined = pl.concat([_quarantine(refused, batch, raw), implausible])
     return Decoded(batch.partition, events, quarantined, read, batch.next_offset, batch.live, dict(unknown))
@@ -77,14 +77,19 @@ def _placed(frame: pl.DataFrame, batch: RawBatch, raw: pl.Series) -> pl.DataFram
     )
 
 
-def _raw_lines(lines: Lines, data: bytes) -> pl.Series:
+def _without_returns(lines: Lines) -> Lines:
+    """The lines without a carriage return before their newline; as many."""
+    return split_lines(lines.data.replace(b"\r\n", b"\n")) if b"\r" in lines.data else lines
+
+
+def _raw_lines(lines: Lines) -> pl.Series:
     """Each line's bytes with its newline, as references into the batch's own buffer.
 
     By way of Arrow, because Polars alone can only copy them, at fifteen times the price.
     """
-    offsets = np.append(lines.starts, len(data))
+    offsets = np.append(lines.starts, len(lines.data))
     binary = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(lines.starts), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        pa.large_binary(), len(lines), [None, pa.py_buffer(offsets), pa.py_buffer(lines.data)]
     )
     return pl.Series(binary)
 

@@ -33,6 +33,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from dataflows.batch import Partition, RawBatch
 from dataflows.edges import EDGE_BYTES, Edges
 from dataflows.lifecycle import EpochLifecycle, Turn
+from dataflows.lines import split_lines
 from metering.event import LINE_BYTES_MAX
 
 READ_BYTES = 4 * 1024 * 1024
@@ -220,13 +221,13 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
 
     def _batch(self, data: bytes) -> RawBatch:
         self._count(data)
-        ended = data if data.endswith(b"\n") else data + b"\n"
-        count = ended.count(b"\n")
+        lines = split_lines(data if data.endswith(b"\n") else data + b"\n")
+        count = len(lines)
         first = self._lines + 1
         self._lines += count
         return RawBatch(
             self._partition,
-            ended,
+            lines,
             np.arange(first, first + count, dtype=np.int64),
             np.zeros(count, np.int32),
             np.full(count, self._now_ms(), np.int64),

@@ -31,6 +31,7 @@ from clickhouse_connect.driver.client import Client
 from dataflows.batch import EVENT_SCHEMA, Partition, RawBatch
 from dataflows.card_file import compiled
 from dataflows.decode import TimeBounds, decode
+from dataflows.lines import split_lines
 from dataflows.rate import refuse_unpriced
 from dataflows.run import JobFailedError
 from dataflows.segments import fsync_directory
@@ -191,7 +192,7 @@ def _judge(
     rows = np.arange(len(page), dtype=np.int64)
     batch = RawBatch(
         Partition(0, "requeue", 0),
-        b"".join(raw + b"\n" for raw in page["raw"]),
+        split_lines(b"".join(raw + b"\n" for raw in page["raw"])),
         offset=rows,
         line=np.zeros(len(page), np.int32),
         arrival_ms=np.full(len(page), now_ms, np.int64),

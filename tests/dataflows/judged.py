@@ -12,6 +12,7 @@ import polars as pl
 
 from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Decoded, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.lines import split_lines
 from metering.event import InvalidEvent, parse_line
 from tests.dataflows.lines import CARRIED
 
@@ -50,7 +51,7 @@ def raw_batch(lines: list[bytes], *, age_limited: bool = True, arrival_ms: int =
     rows = np.arange(len(lines), dtype=np.int64)
     return RawBatch(
         partition=Partition(3, "topic", 5),
-        data=b"".join(line + b"\n" for line in lines),
+        lines=split_lines(b"".join(line + b"\n" for line in lines)),
         offset=FIRST_OFFSET + rows // 3,
         line=(rows % 3).astype(np.int32),
         arrival_ms=arrival_ms + rows,
@@ -72,7 +73,7 @@ class Judged:
 def judged(batch: RawBatch, bounds: TimeBounds) -> Judged:
     """What stands in the batch, by `parse_line` and the definition of a plausible time."""
     found = Judged()
-    lines = batch.data.split(b"\n")[:-1]
+    lines = batch.lines.data.split(b"\n")[:-1]
     places = zip(lines, batch.offset.tolist(), batch.line.tolist(), batch.arrival_ms.tolist(), strict=True)
     for raw, offset, number, arrival_ms in places:
         line = raw.removesuffix(b"\r")

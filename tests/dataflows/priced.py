@@ -16,6 +16,7 @@ from clickhouse_connect.driver.client import Client
 from dataflows.batch import Partition, RawBatch
 from dataflows.card_file import CardFile, compiled, pricing_of
 from dataflows.decode import TimeBounds, decode
+from dataflows.lines import split_lines
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.repricing import Scope
 from dataflows.tables import priced_rows
@@ -82,7 +83,7 @@ def card(text: str) -> CardFile:
 def price(client: Client, events: Sequence[dict[str, Any]], text: str = OLD, ingested_ms: int = 0) -> None:
     """Insert what the job makes of the events, each with its number in the list as its offset."""
     count = len(events)
-    lines = b"".join(json.dumps(one).encode() + b"\n" for one in events)
+    lines = split_lines(b"".join(json.dumps(one).encode() + b"\n" for one in events))
     batch = RawBatch(
         TOPIC,
         lines,

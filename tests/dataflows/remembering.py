@@ -12,6 +12,7 @@ import numpy as np
 
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.lines import split_lines
 from dataflows.operators import DedupeLogic, JudgeLogic, SpendLogic, SpendOutput, new_book
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import HOUR_MS, split_by_key, split_by_tenant
@@ -84,7 +85,7 @@ class Job:
         first = self.offsets[input_number]
         self.offsets[input_number] += count
         offsets = np.arange(first, first + count, dtype=np.int64)
-        data = b"".join(line + b"\n" for line in lines)
+        data = split_lines(b"".join(line + b"\n" for line in lines))
         arrivals = np.full(count, NOON_MS, np.int64)
         raw = RawBatch(
             partition,

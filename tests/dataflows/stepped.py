@@ -10,6 +10,7 @@ import numpy as np
 from dataflows.batch import Decoded, Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
 from dataflows.dedupe import DedupeIndex
+from dataflows.lines import split_lines
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import HOUR_MS, Judged, ShardVerdicts, judge, split_by_key
 from pricing.rate_card import compile_card
@@ -26,7 +27,7 @@ def decoded(*events: dict[str, Any]) -> Decoded:
     return decode(
         RawBatch(
             FILE,
-            b"".join(json.dumps(one).encode() + b"\n" for one in events),
+            split_lines(b"".join(json.dumps(one).encode() + b"\n" for one in events)),
             np.arange(1, count + 1),
             np.zeros(count, np.int32),
             np.full(count, NOON_MS, np.int64),

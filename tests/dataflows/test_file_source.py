@@ -33,7 +33,7 @@ def lines_of(part: FilePartition) -> list[bytes]:
     """What there is to read now."""
     found: list[bytes] = []
     while batches := part.next_batch():
-        data = batches[0].data
+        data = batches[0].lines.data
         if not data:
             break
         assert data.endswith(b"\n")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import decode
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL
+from dataflows.lines import split_lines
 from dataflows.operators import JudgeLogic
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import KeyedBatch, ShardVerdicts, judge, split_by_key
@@ -58,7 +59,7 @@ def test_verdicts_on_another_batch_are_refused() -> None:
 
 def keyed_batch(number: int) -> tuple[KeyedBatch, list[ShardVerdicts]]:
     """The nth batch of an input, of n events, and what each shard says: all of them are originals."""
-    lines = b"".join(event(f"k-{number}-{one}", NOON_MS) + b"\n" for one in range(number))
+    lines = split_lines(b"".join(event(f"k-{number}-{one}", NOON_MS) + b"\n" for one in range(number)))
     none, arrivals = np.zeros(number, np.int32), np.full(number, NOON_MS, np.int64)
     offsets = np.arange(number, dtype=np.int64)
     partition = Partition(0, "input", 0)

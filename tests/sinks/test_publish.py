@@ -118,10 +118,13 @@ def test_a_crash_with_several_epochs_on_their_way_publishes_them_all(client: Cli
         publisher.collect(TABLE, rows(f"{number}"))
         pending = publisher.turn_epoch(2)
     assert stage.began.wait(30)  # the thread stays where it is, as it would in a process that was killed
+    named = PublisherState.from_json(PublisherState(pending, {}).to_json()).pending
     for _ in range(2):
-        new_one = Publisher(client, BlockStage(tmp_path, "sink-00"))
-        new_one.resume(PublisherState.from_json(PublisherState(pending, {}).to_json()).pending)
+        Publisher(client, BlockStage(tmp_path, "sink-00")).resume(named)
         assert count(client) == 3
+    stage.go_on.set()  # an insert of the old process may still be under way
+    publisher.turn_epoch()
+    assert count(client) == 3
 
 
 def test_after_a_block_that_cannot_be_inserted_no_later_one_is(client: Client, tmp_path: Path) -> None:
