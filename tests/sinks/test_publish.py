@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ TABLE = "cap_alert_deliveries"
 
 
 @pytest.fixture
-def client(clickhouse_url: str) -> Client:
+def client(clickhouse_url: str) -> Iterator[Client]:
     opened = connect(parse_address(clickhouse_url))
     assert len(migrate(opened)) == len(migrations())
     assert migrate(opened) == ()
-    return opened
+    yield opened
+    opened.close()
 
 
 def rows(*names: str) -> pl.DataFrame:
