@@ -7,15 +7,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from clickhouse_connect.driver.client import Client
 
 from pricing.cap import CapAlert
 from sinks.clickhouse import connect, parse_address
-from sinks.metering_sink import MeteringSink
+from sinks.metering_sink import EPOCHS_BEHIND_MAX, MeteringSink
 from sinks.migrate import migrate
 from sinks.publish import Publisher
-from sinks.rows import Heartbeat, Progress
+from sinks.rows import Heartbeat, Progress, TableRows
+from sinks.stage import StagedBlock
 
 
 class NoAlerts:
@@ -111,3 +113,25 @@ def test_rows_and_alerts_leave_with_the_first_items_of_the_next_epoch(
         partition.write_batch([Heartbeat()])
         partition.snapshot()
     assert (post.told, rows("cap_alert_deliveries")) == (["a-1"], 1)
+
+
+def test_inserts_may_lag_while_rows_come_and_an_idle_epoch_waits_for_them(
+    clickhouse_url: str, tmp_path: Path
+) -> None:
+    allowed: list[int] = []
+
+    class Told(Publisher):
+        def turn_epoch(self, behind_max: int = 0) -> tuple[StagedBlock, ...]:
+            allowed.append(behind_max)
+            return super().turn_epoch(behind_max)
+
+    client = connect(parse_address(clickhouse_url))
+    migrate(client)
+    sink = MeteringSink(1, tmp_path, lambda: client, Told, Posted, {}, 0, lambda: 0)
+    partition = sink.build_part("publish", "sink-00", None)
+    copies = pl.DataFrame({"tenant_id": ["acme"], "idempotency_key": ["k"]})
+    for items in ([TableRows("duplicates", copies)], [Heartbeat()], [Progress("topic", 0, 10, 10)]):
+        partition.write_batch(items)
+        partition.snapshot()
+    partition.close()
+    assert allowed == [EPOCHS_BEHIND_MAX, 0, 0]
