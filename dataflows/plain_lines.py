@@ -14,6 +14,7 @@ from dataflows.lines import Lines
 from dataflows.scan import BLANK, LEFT, scan_lines
 from dataflows.scan_columns import Columns, columns_for
 from dataflows.scan_fields import TEXT_FIELDS, WHOLE_FIELDS
+from dataflows.scan_text import text_of
 
 FIELDS_SCHEMA = pl.Schema(
     {name: kind for name, kind in EVENT_SCHEMA.items() if name not in ("offset", "line", "raw")}
@@ -43,8 +44,7 @@ def scan(lines: Lines) -> Scan:
         blank = np.zeros(len(lines.starts), np.bool_)
         return Scan(FIELDS_SCHEMA.to_frame(), blank, np.arange(len(lines.starts)), Counter())
     out = columns_for(len(lines.starts), len(lines.data))
-    text = np.frombuffer(lines.data, np.uint8)
-    events, names = scan_lines(text, lines.starts, lines.ends, _byte_max(lines.data), out)
+    events, names = scan_lines(text_of(lines.data), lines.starts, lines.ends, _byte_max(lines.data), out)
     unknown: Counter[str] = Counter()
     for (start, stop), count in zip(out.unknown[:names].tolist(), out.unknown_counts.tolist(), strict=False):
         if count:
@@ -68,7 +68,7 @@ def _byte_max(data: bytes) -> int:
 def _events(out: Columns, events: int, data: bytes) -> pl.DataFrame:
     columns: dict[str, pl.Series] = {}
     for field, name in enumerate(TEXT_FIELDS):
-        buffer = out.attributes if name == "attributes" else data
+        buffer = out.attributes.byte if name == "attributes" else data
         columns[name] = _texts(out.views[field, :events], buffer)
     for field, name in enumerate(WHOLE_FIELDS):
         columns["timestamp_ms" if name == "timestamp" else name] = pl.Series(out.wholes[field, :events])
@@ -77,7 +77,7 @@ def _events(out: Columns, events: int, data: bytes) -> pl.DataFrame:
     return pl.DataFrame(columns).select(list(FIELDS_SCHEMA))
 
 
-def _texts(views: np.ndarray[tuple[int, ...], np.dtype[np.uint32]], buffer: object) -> pl.Series:
+def _texts(views: np.ndarray[tuple[int, ...], np.dtype[np.uint64]], buffer: object) -> pl.Series:
     return pl.Series(
         pa.Array.from_buffers(pa.string_view(), len(views), [None, pa.py_buffer(views), pa.py_buffer(buffer)])
     )

@@ -20,12 +20,12 @@ from dataflows.rfc3339 import timestamp_ms
 from dataflows.scan_columns import (
     ATTRIBUTES_END,
     LINE_UNKNOWN,
+    MEMBERS_REMEMBERED,
     NAMES,
     PRESENT,
     SCANNED_ATTRIBUTES_MAX,
     UNKNOWN_FIELDS_MAX,
     Columns,
-    UInt8s,
 )
 from dataflows.scan_fields import (
     BYTES_MAX,
@@ -33,6 +33,7 @@ from dataflows.scan_fields import (
     CODES,
     DEFAULT_VIEWS,
     INNER,
+    NAME_LENGTHS,
     OUTER,
     PLAIN,
     REQUIRED,
@@ -41,17 +42,17 @@ from dataflows.scan_fields import (
     UNKNOWN,
     WHOLE_FIELDS,
 )
+from dataflows.scan_text import WORD, Text, copy, text_end, word_of
 from dataflows.scan_values import (
     after_blanks,
     code_of,
-    copy,
     equal,
     is_choice,
     is_cost,
     null_end,
     simple_end,
     stands_at,
-    text_end,
+    stands_quoted,
 )
 from metering.event import (
     ATTRIBUTE_VALUE_CHARS_MAX,
@@ -71,12 +72,13 @@ _INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _CACHE_WRITE_1H, _REASONING = range(
 _NOT_SURE, _IS_ENVELOPE = -1, -2
 _ENVELOPE_HAS = (1 << _DATA) | (1 << _SPECVERSION)
 _VIEW_INLINE_MAX = 12
+_HALF = np.uint64(32)
 _QUOTE, _SPACE, _COLON, _COMMA, _OPEN, _CLOSE, _ZERO, _NINE, _N, _TAB, _RETURN = b'" :,{}09n\t\r'
 _VERSION = np.frombuffer(b"1.0", np.uint8).copy()
 
 
 @compiled
-def scan_lines(text: UInt8s, starts: Int64s, ends: Int64s, byte_max: int, out: Columns) -> tuple[int, int]:
+def scan_lines(text: Text, starts: Int64s, ends: Int64s, byte_max: int, out: Columns) -> tuple[int, int]:
     """Scan lines; one with a byte above `byte_max` in a text is left.
 
     Returns:
@@ -96,13 +98,13 @@ def scan_lines(text: UInt8s, starts: Int64s, ends: Int64s, byte_max: int, out: C
 
 
 @inlined
-def _scan_line(text: UInt8s, start: int, end: int, byte_max: int, event: int, out: Columns) -> int:
+def _scan_line(text: Text, start: int, end: int, byte_max: int, event: int, out: Columns) -> int:
     at = start
-    while at < end and (text[at] == _SPACE or text[at] == _TAB or text[at] == _RETURN):
+    while at < end and (text.byte[at] == _SPACE or text.byte[at] == _TAB or text.byte[at] == _RETURN):
         at += 1
     if at == end:
         return BLANK
-    if end - start > LINE_BYTES_MAX or at > start or text[at] != _OPEN:
+    if end - start > LINE_BYTES_MAX or at > start or text.byte[at] != _OPEN:
         return LEFT
     at = _scan_object(text, start + 1, end, PLAIN, byte_max, event, out)
     if at == _IS_ENVELOPE:
@@ -119,8 +121,8 @@ def _scan_line(text: UInt8s, start: int, end: int, byte_max: int, event: int, ou
 @inlined
 def _clear(event: int, out: Columns) -> None:
     for field in range(len(TEXT_FIELDS)):
-        for word in range(4):
-            out.views[field, event, word] = DEFAULT_VIEWS[field, word]
+        for half in range(2):
+            out.views[field, event, half] = DEFAULT_VIEWS[field, half]
     for field in range(len(WHOLE_FIELDS)):
         out.wholes[field, event] = 0
     out.has_cost[event] = False
@@ -139,23 +141,24 @@ def _usage_fits(event: int, out: Columns) -> bool:
 
 @inlined
 def _scan_object(  # noqa: C901  # one loop over the members of two objects
-    text: UInt8s, at: int, end: int, kind: int, byte_max: int, event: int, out: Columns
+    text: Text, at: int, end: int, kind: int, byte_max: int, event: int, out: Columns
 ) -> int:
     """Read an object's members from behind its opening brace; where it has ended, or a negative answer.
 
     An envelope's data are read in the same way, and then the rest of the envelope.
     """
     _clear(event, out)
-    seen = outer_seen = 0
+    seen = outer_seen = member = 0
     at = after_blanks(text, at, end)
-    inside = at < end and text[at] != _CLOSE
+    inside = at < end and text.byte[at] != _CLOSE
     while True:
         if inside:
-            key, key_end = at + 1, _quoted_end(text, at, end, byte_max)
+            key = at + 1
+            key_end, code = _scan_key(text, at, end, member, byte_max, out)
+            member = min(member + 1, MEMBERS_REMEMBERED - 1)
             at = _value_begin(text, key_end, end)
             if at < 0:
                 return _NOT_SURE
-            code = code_of(text, key, key_end)
             role = ROLES[kind, code]
             if role == UNKNOWN:
                 new = _note_unknown(text, key, key_end, kind, out)
@@ -167,20 +170,20 @@ def _scan_object(  # noqa: C901  # one loop over the members of two objects
             if role == _SPECVERSION and kind == PLAIN:
                 return _IS_ENVELOPE
             if role == _DATA:
-                if text[at] != _OPEN:
+                if text.byte[at] != _OPEN:
                     return _NOT_SURE
                 out.state[PRESENT] |= 1 << _DATA
                 kind, outer_seen, seen = INNER, seen, 0
                 at = after_blanks(text, at + 1, end)
-                inside = at < end and text[at] != _CLOSE
+                inside = at < end and text.byte[at] != _CLOSE
                 continue
             at = _scan_value(text, at, end, role, byte_max, event, out)
             if at < 0:
                 return _NOT_SURE
             at = after_blanks(text, at, end)
-        if at >= end or (text[at] != _COMMA and text[at] != _CLOSE):
+        if at >= end or (text.byte[at] != _COMMA and text.byte[at] != _CLOSE):
             return _NOT_SURE
-        inside = text[at] == _COMMA
+        inside = text.byte[at] == _COMMA
         at += 1
         if not inside and kind != INNER:
             return at
@@ -190,34 +193,46 @@ def _scan_object(  # noqa: C901  # one loop over the members of two objects
 
 
 @inlined
-def _quoted_end(text: UInt8s, at: int, end: int, byte_max: int) -> int:
-    """The closing quote of the text whose opening quote should stand here."""
-    return text_end(text, at + 1, end, byte_max) if at < end and text[at] == _QUOTE else _NOT_SURE
+def _scan_key(text: Text, at: int, end: int, member: int, byte_max: int, out: Columns) -> tuple[int, int]:
+    """The closing quote of the key that should stand here, and its code."""
+    code = out.member_codes[member]
+    if stands_quoted(text, at, code):
+        return at + 1 + NAME_LENGTHS[code], code
+    key_end = _quoted_end(text, at, end, byte_max)
+    code = code_of(text, at + 1, key_end) if key_end >= 0 else -1
+    out.member_codes[member] = code
+    return key_end, code
 
 
 @inlined
-def _value_begin(text: UInt8s, key_end: int, end: int) -> int:
+def _quoted_end(text: Text, at: int, end: int, byte_max: int) -> int:
+    """The closing quote of the text whose opening quote should stand here."""
+    return text_end(text, at + 1, end, byte_max) if at < end and text.byte[at] == _QUOTE else _NOT_SURE
+
+
+@inlined
+def _value_begin(text: Text, key_end: int, end: int) -> int:
     """Where the value begins that belongs to a key."""
     if key_end < 0:
         return _NOT_SURE
     at = after_blanks(text, key_end + 1, end)
-    if at >= end or text[at] != _COLON:
+    if at >= end or text.byte[at] != _COLON:
         return _NOT_SURE
     at = after_blanks(text, at + 1, end)
     return at if at < end else _NOT_SURE
 
 
 @inlined
-def _scan_value(text: UInt8s, at: int, end: int, role: int, byte_max: int, event: int, out: Columns) -> int:
+def _scan_value(text: Text, at: int, end: int, role: int, byte_max: int, event: int, out: Columns) -> int:
     """Take the value of a field; where it ends."""
     if role >= UNKNOWN or at >= end:
         return simple_end(text, at, end, byte_max)
-    if text[at] == _N:
+    if text.byte[at] == _N:
         return null_end(text, at, end)
     out.state[PRESENT] |= 1 << role
     if role == _ATTRIBUTES:
         return _scan_attributes(text, at, end, byte_max, event, out)
-    if text[at] != _QUOTE:
+    if text.byte[at] != _QUOTE:
         if role < _FIRST_WHOLE or role == _SPECVERSION:
             return _NOT_SURE
         limit = TIMESTAMP_MS_END - 1 if role == _TIMESTAMP else TOKENS_MAX
@@ -228,7 +243,7 @@ def _scan_value(text: UInt8s, at: int, end: int, role: int, byte_max: int, event
         return _NOT_SURE
     if role >= _FIRST_WHOLE:
         if role == _TIMESTAMP:
-            millis = timestamp_ms(text, start, stop)
+            millis = timestamp_ms(text.byte, start, stop)
             out.wholes[_TIMESTAMP - _FIRST_WHOLE, event] = millis
             fits = 0 <= millis < TIMESTAMP_MS_END
         else:
@@ -248,44 +263,42 @@ def _scan_value(text: UInt8s, at: int, end: int, role: int, byte_max: int, event
 
 
 @inlined
-def _put_view(text: UInt8s, start: int, stop: int, field: int, event: int, out: Columns) -> None:
+def _put_view(text: Text, start: int, stop: int, field: int, event: int, out: Columns) -> None:
     length = stop - start
-    out.views[field, event, 0] = length
+    first = word_of(text, start, length)
     if length > _VIEW_INLINE_MAX:
-        for place in range(4):
-            out.view_bytes[field, event, 4 + place] = text[start + place]
-        out.views[field, event, 2] = 0
-        out.views[field, event, 3] = start
+        second = np.uint64(start) << _HALF  # in buffer 0, the only one
     else:
-        for place in range(_VIEW_INLINE_MAX):
-            out.view_bytes[field, event, 4 + place] = text[start + place] if place < length else 0
+        second = first >> _HALF | word_of(text, start + WORD, length - WORD) << _HALF
+    out.views[field, event, 0] = np.uint64(length) | first << _HALF
+    out.views[field, event, 1] = second
 
 
 @inlined
-def _scan_whole(text: UInt8s, at: int, end: int, limit: int, field: int, event: int, out: Columns) -> int:
+def _scan_whole(text: Text, at: int, end: int, limit: int, field: int, event: int, out: Columns) -> int:
     start, value = at, 0
-    while at < end and _ZERO <= text[at] <= _NINE and value <= limit:
-        value = value * 10 + (text[at] - _ZERO)
+    while at < end and _ZERO <= text.byte[at] <= _NINE and value <= limit:
+        value = value * 10 + (text.byte[at] - _ZERO)
         at += 1
-    if at == start or value > limit or (text[start] == _ZERO and at > start + 1):
+    if at == start or value > limit or (text.byte[start] == _ZERO and at > start + 1):
         return _NOT_SURE
     out.wholes[field, event] = value
     return at
 
 
 @inlined
-def _scan_attributes(text: UInt8s, at: int, end: int, byte_max: int, event: int, out: Columns) -> int:
+def _scan_attributes(text: Text, at: int, end: int, byte_max: int, event: int, out: Columns) -> int:
     """Copy an object of texts into `out.attributes`, with a blank after each colon and comma."""
-    if text[at] != _OPEN:
+    if text.byte[at] != _OPEN:
         return _NOT_SURE
     begin = put = out.state[ATTRIBUTES_END]
     keys = out.keys
     members = 0
     put = _put_mark(_OPEN, 0, out.attributes, put)
     at = after_blanks(text, at + 1, end)
-    while at < end and text[at] != _CLOSE:
+    while at < end and text.byte[at] != _CLOSE:
         if members:
-            if text[at] != _COMMA or members == SCANNED_ATTRIBUTES_MAX:
+            if text.byte[at] != _COMMA or members == SCANNED_ATTRIBUTES_MAX:
                 return _NOT_SURE
             put = _put_mark(_COMMA, _SPACE, out.attributes, put)
             at = after_blanks(text, at + 1, end)
@@ -314,17 +327,17 @@ def _scan_attributes(text: UInt8s, at: int, end: int, byte_max: int, event: int,
 
 
 @inlined
-def _put_mark(mark: int, blank: int, into: UInt8s, at: int) -> int:
+def _put_mark(mark: int, blank: int, into: Text, at: int) -> int:
     """Write a mark, and a blank if there is one; where they end."""
-    into[at] = mark
+    into.byte[at] = mark
     if blank:
-        into[at + 1] = blank
+        into.byte[at + 1] = blank
         return at + 2
     return at + 1
 
 
 @inlined
-def _note_unknown(text: UInt8s, start: int, stop: int, kind: int, out: Columns) -> bool:
+def _note_unknown(text: Text, start: int, stop: int, kind: int, out: Columns) -> bool:
     """Remember that the line has a field which the contract does not know; false where it cannot be."""
     count = out.state[LINE_UNKNOWN]
     if count == UNKNOWN_FIELDS_MAX:
@@ -339,7 +352,7 @@ def _note_unknown(text: UInt8s, start: int, stop: int, kind: int, out: Columns) 
 
 
 @inlined
-def _count_unknown(text: UInt8s, out: Columns) -> bool:
+def _count_unknown(text: Text, out: Columns) -> bool:
     """Count the unknown fields of an accepted line; false, with nothing counted, where there are too many."""
     for field in range(out.state[LINE_UNKNOWN]):
         start, stop = out.line_unknown[field, 0], out.line_unknown[field, 1]

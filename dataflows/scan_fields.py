@@ -64,6 +64,15 @@ NAME_BYTES = np.zeros((len(_NAMES), LENGTH_MAX), np.uint8)
 for _code, _name in enumerate(_NAMES):
     NAME_BYTES[_code, : len(_name)] = np.frombuffer(_name.encode(), np.uint8)
 
+NAME_LENGTHS = _LENGTHS
+_QUOTED_MAX = -(-(LENGTH_MAX + 2) // 8) * 8
+_quoted = np.zeros((2, len(_NAMES), _QUOTED_MAX), np.uint8)
+for _code, _name in enumerate(_NAMES):
+    _quoted[0, _code, : len(_name) + 2] = np.frombuffer(f'"{_name}"'.encode(), np.uint8)
+    _quoted[1, _code, : len(_name) + 2] = 0xFF
+NAME_WORDS, NAME_MASKS = _quoted.view("<u8")
+"""The names between quotes, eight bytes a number, zeros behind them; and which of these bits are theirs."""
+
 BYTES_MIN = np.array(
     [name in ("idempotency_key", "tenant_id", "feature_id", "model") for name in TEXT_FIELDS], np.int64
 )
@@ -91,7 +100,7 @@ _DEFAULTS = {
     "usage_source": "provider",
     "attributes": "{}",
 }
-DEFAULT_VIEWS = np.zeros((len(TEXT_FIELDS), 4), np.uint32)
+DEFAULT_VIEWS = np.zeros((len(TEXT_FIELDS), 2), np.uint64)
 """The view of each text where the field is absent; every default is short enough to stand in its view."""
 for _name, _text in _DEFAULTS.items():
     DEFAULT_VIEWS[CODES[_name], 0] = len(_text)

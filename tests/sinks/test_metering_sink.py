@@ -16,7 +16,7 @@ from sinks.clickhouse import connect, parse_address
 from sinks.metering_sink import EPOCHS_BEHIND_MAX, MeteringSink
 from sinks.migrate import migrate
 from sinks.publish import Publisher
-from sinks.rows import Heartbeat, Progress, TableRows
+from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
 from sinks.stage import StagedBlock
 
 
@@ -130,8 +130,9 @@ def test_inserts_may_lag_while_rows_come_and_an_idle_epoch_waits_for_them(
     sink = MeteringSink(1, tmp_path, lambda: client, Told, Posted, {}, 0, lambda: 0)
     partition = sink.build_part("publish", "sink-00", None)
     copies = pl.DataFrame({"tenant_id": ["acme"], "idempotency_key": ["k"]})
-    for items in ([TableRows("duplicates", copies)], [Heartbeat()], [Progress("topic", 0, 10, 10)]):
-        partition.write_batch(items)
+    items: list[SinkItem] = [TableRows("duplicates", copies), Heartbeat(), Progress("topic", 0, 10, 10)]
+    for item in items:
+        partition.write_batch([item])
         partition.snapshot()
     partition.close()
     assert allowed == [EPOCHS_BEHIND_MAX, 0, 0]
