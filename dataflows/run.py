@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -41,6 +42,8 @@ STOP_SECONDS_MAX = 30.0
 SCREEN_PERIOD_SECONDS = 0.25
 DRAIN_PAUSE_SECONDS = 0.05
 _DELIVERIES_MAX = 100_000
+NEW_OBJECTS_MAX = 100_000
+"""How many objects may come before Python looks for cycles among them."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ def _run_flow(
         _progress(PROCESS),
         _engine_words_in(details),
         _stopping_on_sigterm(),
+        _rare_collections(),
     ):
         try:
             cli_main(
@@ -119,6 +123,25 @@ def _run_flow(
             with suppress(OSError), details.open("a", encoding="utf-8") as file:  # the disk may be full
                 traceback.print_exception(exc, file=file)
             raise explain(exc, details) from exc
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Have Python look for cycles rarely, and not in what was there before.
+
+    A poll brings tens of thousands of objects where a message is one event, and hardly a cycle. By default
+    Python would look through all that was imported again and again, for a fifth of the job's time.
+    """
+    thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
+    if not frozen:
+        gc.freeze()
+    gc.set_threshold(NEW_OBJECTS_MAX, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if not frozen:
+            gc.unfreeze()
 
 
 def _was_interrupted(exc: BaseException) -> bool:
