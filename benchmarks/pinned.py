@@ -65,17 +65,24 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """What this thread starts meanwhile runs on that core; -1 leaves it to the system (macOS has no way)."""
-    if core < 0:
+def on_any_core(allowed: Sequence[int]) -> Iterator[None]:
+    """What this thread starts meanwhile runs on whichever of these cores has room."""
+    if min(allowed) < 0:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, allowed)
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """What this thread starts meanwhile runs on that core; -1 leaves it to the system (macOS has no way)."""
+    with on_any_core((core,)):
+        yield
 
 
 def run_child(

@@ -35,6 +35,7 @@ class Servers:
     broker: str
     real: bool
     clickhouse_port: int
+    core: int
 
     @property
     def clickhouse(self) -> str:
@@ -82,12 +83,14 @@ def running_servers(size: Size, directory: Path, core: int) -> Iterator[Servers]
             except BrokerUnavailable as exc:
                 print(f"{exc} The mock cluster stands in.")
         if bootstrap:
-            yield Servers(bootstrap, broker, real=True, clickhouse_port=clickhouse.port)
+            yield Servers(bootstrap, broker, real=True, clickhouse_port=clickhouse.port, core=core)
         else:
             mock = Producer({"test.mock.num.brokers": 1, "log_level": 0})
             found = next(iter(mock.list_topics(timeout=ADMIN_SECONDS_MAX).brokers.values()))
             address = f"{found.host}:{found.port}"
-            yield Servers(address, "librdkafka's mock cluster", real=False, clickhouse_port=clickhouse.port)
+            yield Servers(
+                address, "librdkafka's mock cluster", real=False, clickhouse_port=clickhouse.port, core=core
+            )
             del mock  # the cluster lives in this client
 
 

@@ -36,7 +36,7 @@ from dataflows.lifecycle import EpochLifecycle, Turn
 from dataflows.lines import split_lines
 from metering.event import LINE_BYTES_MAX
 
-READ_BYTES = 4 * 1024 * 1024
+READ_BYTES = 16 * 1024 * 1024
 _WAIT = timedelta(milliseconds=20)
 
 FileState = tuple[int, int, int]
