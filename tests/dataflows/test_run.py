@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflows.run import JobFailedError, JobRefusedError, explain
+from dataflows.run import NEW_OBJECTS_MAX, JobFailedError, JobRefusedError, _rare_collections, explain
 from dataflows.state import StateHeldError
 from sinks.clickhouse import ClickHouseUnavailableError
 from sinks.engine_output import STANDARD_ERROR, STANDARD_OUTPUT, engine_output_to
@@ -108,3 +109,11 @@ def test_a_run_that_is_ended_before_it_began_has_ended_well(command: str, code: 
         [sys.executable, "-c", SIGTERM_DURING_IMPORTS, command], cwd=ROOT, capture_output=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+
+
+def test_python_looks_for_cycles_as_before_once_the_job_has_ended() -> None:
+    before = (gc.get_threshold(), gc.get_freeze_count())
+    with _rare_collections():
+        assert gc.get_threshold()[0] == NEW_OBJECTS_MAX
+        assert gc.get_freeze_count() > 0
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
