@@ -12,12 +12,12 @@ import pytest
 
 from dataflows.batch import Partition
 from dataflows.edges import EDGE_BYTES
-from dataflows.file_source import FilePartition, FileSource, FileState, InputError
+from dataflows.file_source import READ_BYTES, FilePartition, FileSource, FileState, InputError
 from dataflows.recount import Ledger, recount_file
 from metering.event import LINE_BYTES_MAX
 
 ONE, TWO, THREE = b'{"k": 1}', b'{"k": 2}', b'{"k": 3}'
-ENDLESS = b"x" * (LINE_BYTES_MAX + 5_000_000)
+ENDLESS = b"x" * (LINE_BYTES_MAX + READ_BYTES + 5_000_000)
 CUT = ENDLESS[: LINE_BYTES_MAX + 1]
 
 
