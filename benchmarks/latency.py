@@ -4,7 +4,7 @@ The producer stamps each event when it hands it to the Kafka client; a query eve
 the same machine and thus with the same clock, note when its row and its alert are there. The job runs on one
 core; broker, ClickHouse, query and receiver on the other. The producer, which stands for applications
 elsewhere, takes whichever has room. The machine's maximum is what all of them bear together: events sent
-without a pace, until the last row is there.
+without a pace, until the last probe has its row.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ AMOUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """One run: events sent a second, and those a second from the first one sent to the last row seen.
+    """One run: events sent a second, and those a second from the first one sent to the last row of a probe.
 
     Milliseconds from the stamp of an event, by event.
     """
@@ -115,7 +115,7 @@ def _plan(arena: Arena, per_second: int, seconds: int, per_message: int) -> Plan
 
 
 def measure(arena: Arena, plan: Plan, epoch_seconds: float) -> Latencies:
-    """One run at an even pace.
+    """One run at the pace of the plan.
 
     Raises:
         WrongResult: a probe has no row, or a crossing no alert.

@@ -281,11 +281,11 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
         )
         self._next_offset = int(offsets[-1]) + 1
         lines = split_lines(b"\n".join([*values, b""]))
-        message_ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)) + 1)
-        counts = np.diff(np.searchsorted(lines.ends, message_ends), prepend=0)
         if len(lines) == len(values):
             numbers = np.zeros(len(values), np.int32)
         else:
+            message_ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)) + 1)
+            counts = np.diff(np.searchsorted(lines.ends, message_ends), prepend=0)
             firsts = np.repeat(np.cumsum(counts) - counts, counts)
             numbers = (np.arange(len(firsts)) - firsts).astype(np.int32)
             offsets, arrivals = np.repeat(offsets, counts), np.repeat(arrivals, counts)

@@ -1,9 +1,9 @@
 """What every source partition shares: a heartbeat an epoch, and an end that waits for its last block.
 
-A block is inserted in the epoch after the one that brought it, from its first item on (see
-`sinks.publish`), so a partition that has nothing more to read stays for `EPOCHS_TO_PUBLISH`: in each it
-sends a heartbeat, which reaches the sinks only once the epoch before is durable. When the job exits 0,
-everything is published.
+A block is inserted once the epoch that brought it is durable (see `sinks.publish`), so a partition that has
+nothing more to read stays for `EPOCHS_TO_PUBLISH`: in each it sends a heartbeat, which reaches the sinks
+only once the epoch before is durable. The last epoch brings nothing else, so its snapshot waits for all
+inserts: when the job exits 0, everything is published.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Single values in a line of JSON, compiled: where each ends, or that it is not surely what it should be.
 
 Every function is given where a value begins and where its line ends, reads nothing behind that, and
-answers -1 when it is not sure.
+answers -1 when it is not sure. `stands_quoted` alone may look behind it, within the buffer: what it looks for
+holds no newline.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ _AMOUNT = read.decimal("0", "1e9", places=USD_SCALE)
 # In a shorter window one key could stand for two events of one day, of which `usage` would show one: its rows
 # are known by tenant, day and key.
 _WINDOW_HOURS = read.whole(24, 168)
-# A stop takes up to three epochs, and gets thirty seconds (`dataflows.run`).
+# A stop takes up to three epochs and the inserts on their way, and gets thirty seconds (`dataflows.run`).
 _EPOCH_SECONDS = read.decimal("0.05", "8", places=6)
 _TOPIC = read.matching(r"(?!\.\.?$)[\w.-]{1,249}", "must be a Kafka topic: letters, digits, '.', '_' and '-'")
 _CARDS_MAX = 100  # paths; a directory may hold more files

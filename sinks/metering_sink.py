@@ -38,16 +38,17 @@ from sinks.rows import (
     stamped,
     window_rows,
 )
-from sinks.stage import BlockStage
+from sinks.stage import BlockStage, StagedBlock
 
 EPOCHS_BEHIND_MAX = 3
 """So many epochs may end before the rows of one must stand in ClickHouse, so that a slow insert does not hold
-up the next epoch. Those of an idle job, and so of one that ends, wait for all."""
+up the next epoch. An epoch that brings nothing but progress waits for all, and so the last one does."""
 STAGED_ROWS_MIN = 16_384
 """Rows are written when so many have come together, and at the end of the epoch: a frame of a few rows costs
 as much as one of thousands, and the columns of a whole epoch take hundreds of megabytes."""
 
 _STAMPS = {"priced_events": "ingested_at", "quarantine_log": "received_at", "duplicates": "received_at"}
+DELIVERIES = "cap_alert_deliveries"
 _DELIVERIES_PER_EPOCH = 1_000
 
 Finish: TypeAlias = Callable[[pl.DataFrame], pl.DataFrame]
@@ -89,11 +90,11 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         self._generation = generation
         self._now_ms = now_ms
         self._rows: dict[str, list[pl.DataFrame]] = {}
-        self._brought_rows = False
+        self._is_idle_epoch = True
         self._windows: dict[tuple[str, str, str, int], WindowVersion] = {}
         self._alerts: list[CapAlert] = []
         self._undelivered: list[CapAlert] = []
-        self._reporting: list[str] = []
+        self._reporting: dict[str, list[str]] = {}
         self._is_new_epoch = False
         self._progress: dict[str, list[int]] = {}
         self._moved: dict[str, None] = {}
@@ -113,6 +114,7 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         """
         self._begin_epoch()
         for item in items:
+            self._is_idle_epoch &= isinstance(item, Progress | Heartbeat)
             match item:
                 case TableRows(table, frame):
                     self._hold(table, frame)
@@ -131,29 +133,27 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
         """Stage what is left of this epoch; no more than `EPOCHS_BEHIND_MAX` before it stay unpublished."""
         sys.audit("meterline.step", "sink: before snapshot")
         self._begin_epoch()
-        now_ms = self._now_ms()
         for table in self._rows:
             self._stage(table)
+        now_ms = self._now_ms()
         windows = window_rows(self._windows.values(), self._generation, now_ms)
         self._publisher.collect("spend_sums", windows)
         self._publisher.collect("cap_alert_log", alert_rows(self._alerts))
         delivered = self._new_deliveries()
-        self._publisher.collect("cap_alert_deliveries", delivery_rows(delivered))
+        self._publisher.collect(DELIVERIES, delivery_rows(delivered))
         # Progress is staged last, so that it claims nothing of this partition that is not there yet. With
         # more workers than partitions rows may lie in another: who relies on it counts rows (`rebuild`).
         moved = [_progress_row(name, self._progress[name]) for name in self._moved]
         self._publisher.collect("source_progress", progress_rows(moved, now_ms))
-        pending = self._publisher.turn_epoch(EPOCHS_BEHIND_MAX if self._brought_rows else 0)
-        if self._post is not None and self._reporting:
-            self._post.reported(self._reporting)
-        self._reporting = [alert_id for alert_id, _ in delivered]
+        pending = self._publisher.turn_epoch(0 if self._is_idle_epoch else EPOCHS_BEHIND_MAX)
+        self._report(pending, [alert_id for alert_id, _ in delivered])
         memory: dict[str, Any] = {
             "progress": self._progress,
             "alerts": [alert_to_json(alert) for alert in self._alerts],
         }
         self._undelivered, self._alerts = self._alerts, []
         self._rows, self._windows, self._moved = {}, {}, {}
-        self._brought_rows = False
+        self._is_idle_epoch = True
         self._is_new_epoch = True
         sys.audit("meterline.step", "sink: after snapshot")
         return PublisherState(pending, memory).to_json()
@@ -167,7 +167,6 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
 
     def _hold(self, table: str, frame: pl.DataFrame) -> None:
         """Keep rows until there are enough of them to be staged."""
-        self._brought_rows = True
         held = self._rows.setdefault(table, [])
         held.append(frame)
         if sum(map(len, held)) >= STAGED_ROWS_MIN:
@@ -194,7 +193,18 @@ class MeteringPartition(StatefulSinkPartition[SinkItem, str]):
     def _new_deliveries(self) -> list[tuple[str, int]]:
         """Deliveries to report, but for those on their way."""
         found = self._post.delivered(_DELIVERIES_PER_EPOCH) if self._post is not None else []
-        return [one for one in found if one[0] not in self._reporting]
+        known = {alert_id for alert_ids in self._reporting.values() for alert_id in alert_ids}
+        return [one for one in found if one[0] not in known]
+
+    def _report(self, pending: Sequence[StagedBlock], delivered: list[str]) -> None:
+        """Tell the post which deliveries stand by now; those of this epoch are in its last such block."""
+        blocks = [block.file for block in pending if block.table == DELIVERIES]
+        if delivered:
+            self._reporting[blocks[-1]] = delivered
+        for file in self._reporting.keys() - set(blocks):
+            alert_ids = self._reporting.pop(file)
+            if self._post is not None:
+                self._post.reported(alert_ids)
 
     def _count(self, progress: Progress) -> None:
         name = json.dumps([progress.source, progress.number])

@@ -288,7 +288,7 @@ class Publisher:
         self._sleep = sleep
         self._observer = observer or Unobserved()
         self._open: dict[str, OpenBlock] = {}
-        self._full: list[StagedBlock] = []
+        self._full: dict[str, list[StagedBlock]] = {}
         self._staged: tuple[StagedBlock, ...] = ()
         self._inserting = _Inserting(self._send)
 
@@ -307,13 +307,14 @@ class Publisher:
     def collect(self, table: str, frame: pl.DataFrame) -> None:
         """Stage rows of this epoch: they are written, and named by the next snapshot."""
         while len(frame):
+            full = self._full.setdefault(table, [])
             block = self._open.get(table) or self._stage.begin(table)
             self._open[table] = block
             part = frame[: BLOCK_ROWS_MAX - block.rows]
             block.append(part)
             frame = frame[len(part) :]
             if block.rows == BLOCK_ROWS_MAX:
-                self._full.append(self._open.pop(table).seal())
+                full.append(self._open.pop(table).seal())
 
     def turn_epoch(self, behind_max: int = 0) -> tuple[StagedBlock, ...]:
         """At the snapshot of an epoch: end its blocks, and let those of earlier ones arrive.
@@ -337,13 +338,20 @@ class Publisher:
         return (*self._inserting.on_their_way(), *staged)
 
     def _end_blocks(self) -> tuple[StagedBlock, ...]:
-        """The blocks since the last snapshot: of each table in the order in which its first one was begun."""
-        blocks = (*self._full, *(block.seal() for block in self._open.values()))
-        self._full, self._open = [], {}
-        return blocks
+        """The blocks since the last snapshot, table after table, as each was begun."""
+        blocks: list[StagedBlock] = []
+        for table, full in self._full.items():
+            blocks += full
+            if table in self._open:
+                blocks.append(self._open[table].seal())
+        self._full, self._open = {}, {}
+        return tuple(blocks)
 
     def close(self) -> None:
-        """Send nothing more. What was staged since the last snapshot belongs to no epoch."""
+        """Begin to publish no further epoch. What was staged since the last snapshot belongs to none.
+
+        An epoch that is being inserted is durable; its blocks may still arrive.
+        """
         self._inserting.stop()
         for block in self._open.values():
             block.abandon()

@@ -2,7 +2,7 @@
 
 A block is an Arrow IPC stream. It carries its size and a CRC-32, which are held against its file before each
 insert. A file is written as rows come, and synced before a snapshot names it, under a name that is never used
-twice; it goes two snapshots after the one that no longer does.
+twice; it goes two snapshots at the earliest after the first one that no longer names it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import uuid
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -108,8 +109,9 @@ class OpenBlock:
         )
 
     def abandon(self) -> None:
-        """Let go of the file, which no snapshot will name."""
-        self._file.close()
+        """Let go of the file, which no snapshot will name; it may not take what was still to be written."""
+        with suppress(OSError):
+            self._file.close()
 
 
 class BlockStage:

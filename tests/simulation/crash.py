@@ -44,7 +44,7 @@ from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.integration.running import SEED_RULES, Place, what_stands
-from tests.simulation.crash_points import FAILED, FAULTS, CrashPoint, arm, draw
+from tests.simulation.crash_points import CRASHED, FAILED, FAULTS, CrashPoint, arm, draw
 from tests.simulation.disk import Disk
 from tests.simulation.mutations import MUTATIONS
 
@@ -135,9 +135,8 @@ def run_job(
     if broken is not None:
         broken()
     state = place.root / "state"
-    disk = Disk(*(state / name for name in ("dedupe", "spend", "staged")))
-    disk.watch()
-    passed = arm(point, disk)
+    Disk(*_kept_in(place), journal=place.root / "synced").watch()
+    passed = arm(point)
     file_source.READ_BYTES = READ_BYTES
     operators.COMPACT_AFTER, operators.COMPACT_RECORDS_MIN = 1, COMPACT_RECORDS_MIN
     job = prepare(
@@ -156,6 +155,10 @@ def run_job(
         recovery_config=RecoveryConfig(str(job.state.recovery), timedelta(0)),
     )
     return dict(passed)
+
+
+def _kept_in(place: Place) -> list[Path]:
+    return [place.root / "state" / name for name in ("dedupe", "spend", "staged")]
 
 
 def judge(place: Place) -> dict[str, int]:
@@ -265,6 +268,8 @@ def run_chain(
         code, _ = in_fork(partial(run_job, place, workers, point, broken), root / "passed")
         if code == FAILED and point.fault != "error":
             raise AssertionError(f"seed {seed}: the job failed instead of crashing: see {root / 'log'}")
+        if code == CRASHED and point.fault == "power":
+            Disk.remembered(root / "synced", *_kept_in(place)).lose_power()
         if code != 0:
             happened.append((point, workers))
     code, _ = in_fork(partial(run_job, place, chance.choice(WORKERS), None, broken), root / "passed")

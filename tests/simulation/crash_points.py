@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.simulation.disk import Disk
-
 STEP = "meterline.step"
 FAULTS = ("error", "kill", "power")
 CRASHED, FAILED = 137, 9
@@ -69,8 +67,11 @@ def draw(steps: Mapping[str, int], chance: random.Random) -> CrashPoint:
     return CrashPoint(step, nth, chance.choice(FAULTS))
 
 
-def arm(point: CrashPoint | None, disk: Disk) -> Counter[str]:
-    """Have this process end at the point; returns how often each step has been passed, as it goes on."""
+def arm(point: CrashPoint | None) -> Counter[str]:
+    """Have this process end at the point; returns how often each step has been passed, as it goes on.
+
+    What a loss of power takes away is taken afterwards: here, other threads would go on meanwhile.
+    """
     passed: Counter[str] = Counter()
     watched = None if point is None else point.follows or point.step
 
@@ -89,8 +90,6 @@ def arm(point: CrashPoint | None, disk: Disk) -> Counter[str]:
             return
         if point.fault == "error":
             raise SimulatedError(step)
-        if point.fault == "power":
-            disk.lose_power()
         os._exit(CRASHED)
 
     sys.addaudithook(hook)

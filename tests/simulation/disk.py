@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 from pathlib import Path
 
 
 class Disk:
-    """What of a directory would survive a loss of power. It watches fsync, and knows nothing of the job."""
+    """What of a directory would survive a loss of power. It watches fsync, and knows nothing of the job.
 
-    def __init__(self, *directories: Path) -> None:
+    With a `journal`, a file, it can be asked after the process has died (`remembered`): all of its threads at
+    one moment, as a loss of power would have it.
+    """
+
+    def __init__(self, *directories: Path, journal: Path | None = None) -> None:
         self._directories = directories
         self._sizes: dict[int, int] = {}
         self._names: dict[int, set[str]] = {}
+        self._journal = os.open(journal, os.O_CREAT | os.O_TRUNC | os.O_WRONLY) if journal else None
         for directory in directories:
             for path in directory.rglob("*"):
                 self._see(path)
@@ -24,9 +30,27 @@ class Disk:
     def _see(self, path: Path) -> None:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
-            self._names[found.st_ino] = {entry.name for entry in path.iterdir()}
+            self._keep(found.st_ino, sorted(entry.name for entry in path.iterdir()))
         else:
-            self._sizes[found.st_ino] = found.st_size
+            self._keep(found.st_ino, found.st_size)
+
+    def _keep(self, inode: int, covered: int | list[str]) -> None:
+        """Of a file its size, of a directory its names."""
+        if isinstance(covered, int):
+            self._sizes[inode] = covered
+        else:
+            self._names[inode] = set(covered)
+        if self._journal is not None:
+            os.write(self._journal, json.dumps([inode, covered]).encode() + b"\n")
+
+    @classmethod
+    def remembered(cls, journal: Path, *directories: Path) -> Disk:
+        """As the process that wrote the journal left it."""
+        disk = cls()
+        disk._directories = directories
+        for line in journal.read_bytes().splitlines():
+            disk._keep(*json.loads(line))
+        return disk
 
     def watch(self) -> None:
         """Note every fsync from now on."""
@@ -36,9 +60,9 @@ class Disk:
             real(descriptor)
             found = os.fstat(descriptor)
             if stat.S_ISDIR(found.st_mode):
-                self._names[found.st_ino] = set(os.listdir(descriptor))
+                self._keep(found.st_ino, os.listdir(descriptor))
             else:
-                self._sizes[found.st_ino] = found.st_size
+                self._keep(found.st_ino, found.st_size)
 
         os.fsync = fsync  # type: ignore[assignment]
 

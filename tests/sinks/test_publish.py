@@ -19,7 +19,7 @@ from sinks.clickhouse import ClickHouseUnavailableError, connect, parse_address
 from sinks.migrate import migrate, migrations
 from sinks.publish import Publisher, PublisherState, RefusedInsertError
 from sinks.rows import delivery_rows, progress_rows
-from sinks.stage import BlockStage, DamagedBlockError, StagedBlock
+from sinks.stage import BlockStage, DamagedBlockError, OpenBlock, StagedBlock
 
 TABLE = "cap_alert_deliveries"
 
@@ -130,18 +130,53 @@ def test_a_crash_with_several_epochs_on_their_way_publishes_them_all(client: Cli
 
 
 def test_after_a_block_that_cannot_be_inserted_no_later_one_is(client: Client, tmp_path: Path) -> None:
-    publisher = Publisher(client, BlockStage(tmp_path, "sink-00"), lambda _: None)
+    stage = Held(tmp_path)
+    publisher = Publisher(client, stage, lambda _: None)
     publisher.resume(())
     publisher.collect(TABLE, rows("a"))
     (first,) = publisher.turn_epoch(2)
-    (tmp_path / first.file).unlink()
     publisher.collect(TABLE, rows("b"))
-    publisher.publish_durable()
+    publisher.turn_epoch(2)
+    publisher.publish_durable()  # both are on their way
+    (tmp_path / first.file).unlink()
+    stage.go_on.set()
     with pytest.raises(DamagedBlockError):
         publisher.turn_epoch()
     with pytest.raises(DamagedBlockError):  # nor does another snapshot forget it
         publisher.turn_epoch(2)
     assert count(client) == 0
+
+
+def test_when_the_job_ends_no_further_epoch_is_begun(client: Client, tmp_path: Path) -> None:
+    stage = Held(tmp_path)
+    publisher = Publisher(client, stage)
+    publisher.resume(())
+    for number in range(2):
+        publisher.collect(TABLE, rows(f"{number}"))
+        publisher.turn_epoch(2)
+    publisher.publish_durable()
+    publisher.collect(TABLE, rows("of no epoch"))
+    assert stage.began.wait(30)
+    publisher.close()
+    stage.go_on.set()
+    insert = next(thread for thread in threading.enumerate() if thread.name == "insert")
+    insert.join(30)
+    assert count(client) == 1  # the one that was being inserted
+
+
+def test_a_full_disk_does_not_keep_a_publisher_from_closing(client: Client, tmp_path: Path) -> None:
+    class Full(BlockStage):
+        def begin(self, table: str) -> OpenBlock:
+            block = super().begin(table)
+            block._file.close()  # noqa: SLF001  # as below
+            block._checked._file = block._file = open("/dev/full", "wb")  # noqa: SIM115, SLF001, PTH123  # it is closed below
+            return block
+
+    publisher = Publisher(client, Full(tmp_path, "sink-00"))
+    publisher.resume(())
+    with pytest.raises(OSError, match="No space left"):
+        publisher.collect(TABLE, rows(*(f"{row}" for row in range(100_000))))
+    publisher.close()
 
 
 def test_rows_are_on_the_disk_before_the_snapshot(client: Client, tmp_path: Path) -> None:
