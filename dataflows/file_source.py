@@ -1,6 +1,6 @@
 """Files as a source: JSON lines, plain or gzip, by name or glob, or standard input.
 
-One Bytewax partition is one file; one item is one read of about `READ_BYTES`, cut at a line's end.
+One Bytewax partition is one file; one item is one read of `READ_BYTES` at most, cut at a line's end.
 
 Delivery: the snapshot of a partition is the byte and the line after the last batch that left in the
 epoch. A crash before it is durable reads from the older position again; after it, from the new one.
@@ -37,6 +37,10 @@ from dataflows.lines import split_lines
 from metering.event import LINE_BYTES_MAX
 
 READ_BYTES = 16 * 1024 * 1024
+READ_BYTES_MIN = 1024 * 1024
+ALL_READS_BYTES = 128 * 1024 * 1024
+"""A read takes `READ_BYTES`. Each file is read once before any of these reads is worked on, so with more than
+eight files they share this, down to `READ_BYTES_MIN` each."""
 _WAIT = timedelta(milliseconds=20)
 
 FileState = tuple[int, int, int]
@@ -153,6 +157,11 @@ def _skip(file: BinaryIO, source: str, lines: int) -> Edges:
     return edges
 
 
+def read_bytes(files: int) -> int:
+    """How much is read of each of so many files at a time."""
+    return min(READ_BYTES, max(READ_BYTES_MIN, ALL_READS_BYTES // files))
+
+
 class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
     """One file. `now_ms` gives the wall clock, which stands in for the time of arrival.
 
@@ -166,6 +175,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         position: FileState,
         edges: Edges,
         now_ms: Callable[[], int],
+        read_bytes: int,
         *,
         follow: bool,
     ) -> None:
@@ -174,6 +184,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         self._bytes, self._lines = position[:2]
         self._edges = edges
         self._now_ms = now_ms
+        self._read_bytes = read_bytes
         self._follow = follow
         self._rest = b""
         self._passed = 0
@@ -295,7 +306,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
 
     def _read(self) -> bytes:
         try:
-            return self._file.read(READ_BYTES)
+            return self._file.read(self._read_bytes)
         except (OSError, EOFError, zlib.error) as exc:
             raise InputError(
                 f"{self._partition.source} is damaged or cannot be read after line {self._lines}: {exc}"
@@ -348,4 +359,5 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
         except InputError:
             file.close()
             raise
-        return FilePartition(partition, file, position, edges, self.now_ms, follow=self.follow)
+        size = read_bytes(len(self.chosen))
+        return FilePartition(partition, file, position, edges, self.now_ms, size, follow=self.follow)

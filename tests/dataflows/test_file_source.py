@@ -12,7 +12,7 @@ import pytest
 
 from dataflows.batch import Partition
 from dataflows.edges import EDGE_BYTES
-from dataflows.file_source import READ_BYTES, FilePartition, FileSource, FileState, InputError
+from dataflows.file_source import READ_BYTES, FilePartition, FileSource, FileState, InputError, read_bytes
 from dataflows.recount import Ledger, recount_file
 from metering.event import LINE_BYTES_MAX
 
@@ -165,3 +165,8 @@ def test_the_edges_of_what_was_read_are_those_of_the_file(tmp_path: Path, size: 
             file.write(b"%d" % number * size + b"\n")
         found, state = read(path, state)
         assert len(found) == 1
+
+
+@pytest.mark.parametrize(("files", "mebibytes"), [(1, 16), (8, 16), (9, 14), (64, 2), (128, 1), (10_000, 1)])
+def test_many_files_are_read_in_smaller_pieces(files: int, mebibytes: int) -> None:
+    assert read_bytes(files) >> 20 == mebibytes
