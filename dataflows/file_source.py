@@ -1,6 +1,7 @@
 """Files as a source: JSON lines, plain or gzip, by name or glob, or standard input.
 
-One Bytewax partition is one file; one item is one read of about `READ_BYTES`, or less (`read_bytes`), cut at a line's end.
+One Bytewax partition is one file; one item is one read of about `READ_BYTES` (less of each of many files),
+cut at a line's end.
 
 Delivery: the snapshot of a partition is the byte and the line after the last batch that left in the
 epoch. A crash before it is durable reads from the older position again; after it, from the new one.
