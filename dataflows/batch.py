@@ -7,6 +7,7 @@ memory; gathering rows moves references, not text.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -141,3 +142,15 @@ class Decoded:
     next_offset: int
     live: bool
     unknown_fields: dict[str, int] = field(default_factory=dict)
+
+
+@cache
+def no_quarantine() -> pl.DataFrame:
+    """No rows that were quarantined. Made once: to make it takes longer than to decode a hundred events."""
+    return QUARANTINE_SCHEMA.to_frame()
+
+
+def constant(value: object, rows: int, dtype: pl.DataType) -> pl.Series:
+    """A column of the same value in so many rows. `pl.repeat` runs a query for it: 20 times as long."""
+    column: pl.Series = pl.Series([value], dtype=dtype).new_from_index(0, rows)
+    return column

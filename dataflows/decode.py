@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Decoded, Int64s, RawBatch
+from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Decoded, Int64s, RawBatch, no_quarantine
 from dataflows.lines import Lines, split_lines
 from dataflows.plain_lines import FIELDS_SCHEMA, scan
 from metering.event import InvalidEvent, QuarantineReason, parse_line
@@ -35,20 +36,26 @@ class TimeBounds:
 def decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
     """Turn one poll into columns; every line that is not blank becomes an event or a quarantined row."""
     unknown: Counter[str] = Counter()
-    events, quarantined, read = EVENT_SCHEMA.to_frame(), QUARANTINE_SCHEMA.to_frame(), 0
+    events, quarantined, read = _no_events(), no_quarantine(), 0
     if len(batch.lines):
         lines = _without_returns(batch.lines)
         found = scan(lines)
         read = len(found.blank) - int(found.blank.sum())
-        fields, refused = found.events, _REFUSED_SCHEMA.to_frame()
+        fields = found.events
+        raw = _raw_lines(batch.lines)
         unknown.update(found.unknown)
         if len(found.left):
             slow, refused = _read_slowly(lines, found.left, unknown)
             fields = pl.concat([fields, slow]).sort("row") if len(slow) else fields
-        raw = _raw_lines(batch.lines)
+            quarantined = _quarantine(refused, batch, raw)
         events, implausible = _split_implausible(_placed(fields, batch, raw), batch, bounds)
-        quarantined = pl.concat([_quarantine(refused, batch, raw), implausible])
+        quarantined = pl.concat([quarantined, implausible])
     return Decoded(batch.partition, events, quarantined, read, batch.next_offset, batch.live, dict(unknown))
+
+
+@cache
+def _no_events() -> pl.DataFrame:
+    return EVENT_SCHEMA.to_frame()
 
 
 def _read_slowly(lines: Lines, rows: Int64s, unknown: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -72,8 +79,12 @@ def _read_slowly(lines: Lines, rows: Int64s, unknown: Counter[str]) -> tuple[pl.
 def _placed(frame: pl.DataFrame, batch: RawBatch, raw: pl.Series) -> pl.DataFrame:
     """The frame with the position of every row, and its bytes as they arrived, newline included."""
     rows = frame["row"].to_numpy()
-    return frame.with_columns(
-        offset=pl.Series(batch.offset[rows]), line=pl.Series(batch.line[rows]), raw=raw.gather(rows)
+    return frame.hstack(
+        [
+            pl.Series("offset", batch.offset[rows]),
+            pl.Series("line", batch.line[rows]),
+            raw.gather(rows).alias("raw"),
+        ]
     )
 
 
@@ -96,7 +107,7 @@ def _raw_lines(lines: Lines) -> pl.Series:
 
 def _quarantine(refused: pl.DataFrame, batch: RawBatch, raw: pl.Series) -> pl.DataFrame:
     if not len(refused):
-        return QUARANTINE_SCHEMA.to_frame()
+        return no_quarantine()
     placed = _placed(refused, batch, raw).with_columns(tenant_id=pl.lit(""), model=pl.lit(""))
     return _without_newline(placed).select(list(QUARANTINE_SCHEMA))
 
@@ -120,10 +131,10 @@ def _split_implausible(
     ahead_ms = events["timestamp_ms"].to_numpy() - arrival_ms
     future = ahead_ms > bounds.future_ms_max
     old = -ahead_ms > bounds.age_ms_max if batch.age_limited else np.zeros_like(future)
-    events = events.select(list(EVENT_SCHEMA))
+    events = events[list(EVENT_SCHEMA)]
     plausible = ~(future | old)
     if plausible.all():
-        return events, QUARANTINE_SCHEMA.to_frame()
+        return events, no_quarantine()
     minutes = np.abs(ahead_ms) // 60_000
     refused = [
         refuse(

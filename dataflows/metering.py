@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import bytewax.operators as op
+import polars as pl
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -47,7 +48,6 @@ from dataflows.steps import (
     ShardSlice,
     ShardVerdicts,
     SpendSlice,
-    peak_of,
     split_by_key,
     split_by_tenant,
 )
@@ -132,20 +132,21 @@ def _source(job: Job) -> FixedPartitionedSource[RawBatch, FileState]:
 def _decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
     decoded = decode(batch, bounds)
     PROCESS.add(read=decoded.read)
-    PROCESS.saw_event_time(peak_of(decoded).peak_ms)
+    if len(decoded.events):
+        PROCESS.saw_event_time(int(decoded.events["timestamp_ms"].to_numpy().max()))
     PROCESS.unknown(decoded.unknown_fields)
     return decoded
 
 
-def _count_quarantine(reasons: list[tuple[str, int]]) -> None:
-    if reasons:
-        PROCESS.quarantine(dict(reasons))
+def _count_quarantine(quarantined: pl.DataFrame) -> None:
+    if len(quarantined):
+        PROCESS.quarantine(dict(quarantined["reason"].value_counts().rows()))
 
 
 def _rate(decoded: Decoded, cards: CardInForce, settings: Settings) -> Decoded:
     card = cards.current(PROCESS.epochs)
     known = refuse_unpriced(decoded, card)
-    _count_quarantine(known.quarantined["reason"].value_counts().rows())
+    _count_quarantine(known.quarantined)
     return rate_events(known, card, settings.limits, settings.metering.window_retention_hours)
 
 
@@ -232,7 +233,7 @@ def _judged_rows(item: tuple[str, Judged], sink: MeteringSink) -> Iterator[tuple
     PROCESS.add(
         priced=len(judged.priced), duplicates=len(judged.duplicates), late=int(judged.priced["late"].sum())
     )
-    _count_quarantine(judged.quarantined["reason"].value_counts().rows())
+    _count_quarantine(judged.quarantined)
     if len(judged.priced):
         yield to, TableRows("priced_events", judged.priced)
     if len(judged.duplicates):

@@ -38,7 +38,6 @@ from dataflows.steps import (
     judge,
 )
 from pricing.cap import CapAlert
-from pricing.money import from_pico
 from pricing.settings import LimitSettings
 from pricing.spend import SpendBook, SpendWindow, WindowKey
 from sinks.rows import WindowVersion, WindowVersions
@@ -350,7 +349,7 @@ def versions_of(windows: Iterable[tuple[WindowKey, SpendWindow]]) -> WindowVersi
     """Windows as rows of `spend_sums` take them."""
     return WindowVersions(
         tuple(
-            WindowVersion(*key, window.end_ms, from_pico(window.spend_pico), window.events, window.cap)
+            WindowVersion(*key, window.end_ms, window.spend_pico, window.events, window.cap)
             for key, window in windows
         )
     )

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataflows.batch import EVENT_SCHEMA, USD, Bools, Int64s
+from dataflows.batch import EVENT_SCHEMA, USD, Bools, Int64s, constant
 from dataflows.lines import Lines
 from dataflows.scan import BLANK, LEFT, scan_lines
 from dataflows.scan_columns import Columns, columns_for
@@ -74,7 +74,7 @@ def _events(out: Columns, events: int, data: bytes) -> pl.DataFrame:
         columns["timestamp_ms" if name == "timestamp" else name] = pl.Series(out.wholes[field, :events])
     columns["provider_cost"] = _costs(columns["provider_cost"], out.has_cost[:events])
     columns["row"] = pl.Series(out.rows[:events])
-    return pl.DataFrame(columns).select(list(FIELDS_SCHEMA))
+    return pl.DataFrame({name: columns[name] for name in FIELDS_SCHEMA})
 
 
 def _texts(views: np.ndarray[tuple[int, ...], np.dtype[np.uint64]], buffer: object) -> pl.Series:
@@ -85,6 +85,6 @@ def _texts(views: np.ndarray[tuple[int, ...], np.dtype[np.uint64]], buffer: obje
 
 def _costs(texts: pl.Series, there: Bools) -> pl.Series:
     if not there.any():
-        return pl.repeat(None, len(texts), dtype=USD, eager=True)
+        return constant(None, len(texts), USD)
     known = pl.when(pl.Series(there)).then(pl.col("cost")).cast(USD)
     return texts.to_frame("cost").select(known).to_series()

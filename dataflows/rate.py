@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataflows.batch import TOKEN_FIELDS, USD, Decoded, Int64s
+from dataflows.batch import TOKEN_FIELDS, USD, Decoded, Int64s, constant
 from dataflows.decode import refuse
 from dataflows.steps import HOUR_MS
 from metering.event import QuarantineReason
@@ -69,17 +69,17 @@ def rate_events(decoded: Decoded, card: RateCard, limits: LimitSettings, retenti
     usage = usage_of(events["rate_row"].to_numpy(), counts, hit, billable, contract, units)
     amounts = rate(card, usage)
     starts, ends = _days(events, limits)
-    rated = events.drop("rate_row", "contract", strict=False).with_columns(
+    rated = events[[name for name in events.columns if name not in ("rate_row", "contract")]].with_columns(
         billable=pl.Series(billable),
         credits=_usd(amounts.credits_pico, amounts.oversized, 2),
         cost=_usd(amounts.cost_pico, amounts.oversized, 0),
         price=_usd(amounts.price_pico, amounts.oversized, 1),
         multiplier=_usd(amounts.multiplier_pico, {}),
-        rate_card_version=pl.repeat(card.version, len(events), dtype=pl.String, eager=True),
+        rate_card_version=constant(card.version, len(events), pl.String()),
         day_start_ms=pl.Series(starts),
         late_after_ms=pl.Series(ends + retention_hours * HOUR_MS),
-        source=pl.repeat(decoded.partition.source, len(events), dtype=pl.String, eager=True),
-        source_partition=pl.repeat(decoded.partition.number, len(events), dtype=pl.UInt32, eager=True),
+        source=constant(decoded.partition.source, len(events), pl.String()),
+        source_partition=constant(decoded.partition.number, len(events), pl.UInt32()),
     )
     return replace(decoded, events=rated)
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from dataflows.batch import QUARANTINE_SCHEMA, TOKEN_FIELDS, USD, Decoded, Partition
+from dataflows.batch import TOKEN_FIELDS, USD, Decoded, Partition, no_quarantine
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import DAY_MS
 from pricing.rate_card import RateCard
@@ -244,7 +244,7 @@ def reprice(rows: pl.DataFrame, card: RateCard) -> Repriced:
         line=pl.lit(0, pl.Int32),
         raw=pl.lit(b"", pl.Binary),
     )
-    batch = Decoded(_NOWHERE, events, QUARANTINE_SCHEMA.to_frame(), len(rows), 0, live=False)
+    batch = Decoded(_NOWHERE, events, no_quarantine(), len(rows), 0, live=False)
     rated = rate_events(refuse_unpriced(batch, card), card, _AS_BILLED, 0)
     refused = rated.quarantined
     new = rated.events.select(*AMOUNTS, "multiplier", "rate_card_version")

@@ -17,13 +17,13 @@ import polars_hash as plh
 
 from dataflows.batch import (
     INTEGER_FIELDS,
-    QUARANTINE_SCHEMA,
     STRING_FIELDS,
     Bools,
     Decoded,
     Int64s,
     Partition,
     UInt64s,
+    no_quarantine,
 )
 from dataflows.decode import refuse
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, Sightings, pack_position
@@ -128,7 +128,10 @@ class Judged:
 
 def peak_of(decoded: Decoded) -> Tick:
     """The news that a decoded batch brings about its input."""
-    newest = decoded.events["timestamp_ms"].top_k(SETTLED_EVENTS).sort(descending=True).to_list()
+    times_ms = decoded.events["timestamp_ms"].to_numpy()
+    if len(times_ms) > SETTLED_EVENTS:
+        times_ms = np.partition(times_ms, -SETTLED_EVENTS)[-SETTLED_EVENTS:]
+    newest = sorted(times_ms.tolist(), reverse=True)
     peak_ms = newest[0] if newest else -1
     return Tick(decoded.partition, peak_ms, decoded.live, tuple(newest), decoded.next_offset)
 
@@ -274,7 +277,8 @@ def _priced(events: pl.DataFrame, original: Bools, passed_ms: int) -> pl.DataFra
     """Originals with `late`: by the greatest time that their input had brought up to each of them."""
     peaks_ms = np.maximum.accumulate(events["timestamp_ms"].to_numpy())
     late = np.maximum(peaks_ms, passed_ms) > events["late_after_ms"].to_numpy()
-    priced = events.drop(_WORKING_COLUMNS).with_columns(late=pl.Series(late))
+    kept = [name for name in events.columns if name not in _WORKING_COLUMNS]
+    priced = events[kept].hstack([pl.Series("late", late)])
     return priced if original.all() else priced.filter(pl.Series(original))
 
 
@@ -285,7 +289,7 @@ _DUPLICATE_COLUMNS = ("tenant_id", "idempotency_key", "timestamp_ms", *_POSITION
 
 def _conflicts(events: pl.DataFrame, conflict: Bools) -> pl.DataFrame:
     if not conflict.any():
-        return QUARANTINE_SCHEMA.to_frame()
+        return no_quarantine()
     return refuse(
         events.filter(conflict),
         QuarantineReason.IDEMPOTENCY_CONFLICT,

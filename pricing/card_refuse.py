@@ -40,6 +40,8 @@ def refusals(card: RateCard, events: pl.DataFrame, assigned: Assigned) -> dict[i
     """
     refused = _wrong_units(card, events, assigned)
     at = [event for event in np.flatnonzero(assigned.row < 0).tolist() if event not in refused]
+    if not at:
+        return refused
     told: dict[tuple[Any, ...], str] = {}
     for event, asked in zip(at, events.select(_NAMES)[at].rows(), strict=True):
         what = (*asked[:-1], asked[-1] // _DAY_MS, int(assigned.row[event]))

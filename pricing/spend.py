@@ -12,9 +12,10 @@ closed by the same rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -26,6 +27,9 @@ from pricing.windows import day_window, month_window
 
 WindowKey = tuple[str, str, str, int]
 """(tenant_id, feature_id or "", "day" or "month", window_start_ms)."""
+
+TARGETS_MAX = 65_536
+"""For so many pairs of a tenant, feature and day a book remembers in which windows they count."""
 
 
 @dataclass(slots=True)
@@ -40,14 +44,21 @@ class SpendWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """Events of one batch that fall in one window."""
+class _Target:
+    """A window as the limits have it."""
 
     key: WindowKey
     end_ms: int
-    amount_pico: int
-    events: int
     cap: Decimal | None
+
+
+@dataclass(slots=True)
+class _Group:
+    """Events of one batch that fall in one window."""
+
+    target: _Target
+    amount_pico: int = 0
+    events: int = 0
 
 
 def sum_rows(rows: pl.DataFrame, limits: LimitSettings) -> pl.DataFrame:
@@ -68,6 +79,7 @@ class SpendBook:
         self._limits = limits
         self._thresholds = thresholds
         self._changed: dict[WindowKey, None] = {}
+        self._targets_of = lru_cache(TARGETS_MAX)(self._find_targets)
 
     def add(self, sums: pl.DataFrame, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
         """Add priced rows.
@@ -83,10 +95,10 @@ class SpendBook:
         touched: list[WindowKey] = []
         alerts: list[CapAlert] = []
         for group in self._groups(sums):
-            window = self._grown(group)
-            touched.append(group.key)
-            self._changed[group.key] = None
-            alerts += self._cross(group.key, window, window.spend_pico - group.amount_pico, rows)
+            window, key = self._grown(group), group.target.key
+            touched.append(key)
+            self._changed[key] = None
+            alerts += self._cross(key, window, window.spend_pico - group.amount_pico, rows)
         return touched, alerts
 
     def restore(self, sums: pl.DataFrame) -> None:
@@ -95,8 +107,9 @@ class SpendBook:
             self._grown(group)
 
     def _grown(self, group: _Group) -> SpendWindow:
-        window = self.windows.setdefault(group.key, SpendWindow(group.end_ms))
-        window.cap = group.cap
+        target = group.target
+        window = self.windows.setdefault(target.key, SpendWindow(target.end_ms))
+        window.cap = target.cap
         window.spend_pico += group.amount_pico
         window.events += group.events
         return window
@@ -129,26 +142,31 @@ class SpendBook:
 
     def _groups(self, sums: pl.DataFrame) -> Iterable[_Group]:
         groups: dict[WindowKey, _Group] = {}
-        for record in sums.iter_rows(named=True):
-            for group in self._windows_of(record):
-                known = groups.get(group.key)
-                groups[group.key] = group if known is None else _merge(known, group)
+        features = sums["feature_id"].to_list() if "feature_id" in sums.columns else [""] * len(sums)
+        columns = (sums[name].to_list() for name in ("tenant_id", "day_start_ms", "price", "events"))
+        for feature, tenant, day_start_ms, price, events in zip(features, *columns, strict=True):
+            amount_pico = to_pico(price)
+            for target in self._targets_of(tenant, feature, day_start_ms):
+                group = groups.setdefault(target.key, _Group(target))
+                group.amount_pico += amount_pico
+                group.events += events
         return groups.values()
 
-    def _windows_of(self, record: dict[str, Any]) -> Iterator[_Group]:
-        tenant, feature = record["tenant_id"], record.get("feature_id", "")
+    def _find_targets(self, tenant: str, feature: str, day_start_ms: int) -> tuple[_Target, ...]:
+        """The windows in which a tenant's events of one feature ("": any) and day count."""
         zone = timezone_for(self._limits, tenant)
-        amount, events = to_pico(record["price"]), record["events"]
         scopes = [("", caps_for(self._limits, tenant))]
         if feature:
             scopes.append((feature, caps_for(self._limits, tenant, feature)))
+        targets: list[_Target] = []
         for kind, bounds in (("day", day_window), ("month", month_window)):
-            start, end = bounds(record["day_start_ms"], zone)
+            start, end = bounds(day_start_ms, zone)
             for scope, caps in scopes:
                 cap = caps.daily_cap if kind == "day" else caps.monthly_cap
                 # A feature's spend is kept only where a cap asks for it; the tenant's always.
                 if cap is not None or not scope:
-                    yield _Group((tenant, scope, kind, start), end, amount, events, cap)
+                    targets.append(_Target((tenant, scope, kind, start), end, cap))
+        return tuple(targets)
 
     def _cross(
         self, key: WindowKey, window: SpendWindow, before_pico: int, rows: pl.DataFrame
@@ -156,19 +174,16 @@ class SpendBook:
         if window.cap is None:
             return
         for threshold in self._thresholds:
+            if threshold in window.raised:
+                continue
             limit_pico = _ceil_pico(window.cap, threshold)
-            if threshold in window.raised or window.spend_pico < limit_pico:
+            if window.spend_pico < limit_pico:
                 continue
             window.raised.append(threshold)
             yield _alert(key, window, threshold, _crossing(key, window, before_pico, limit_pico, rows))
 
 
-def _merge(left: _Group, right: _Group) -> _Group:
-    return _Group(
-        left.key, left.end_ms, left.amount_pico + right.amount_pico, left.events + right.events, left.cap
-    )
-
-
+@lru_cache(1_024)
 def _ceil_pico(cap: Decimal, threshold: Decimal) -> int:
     """The least whole number of picodollars that is no less than threshold x cap."""
     cap_top, cap_bottom = cap.as_integer_ratio()

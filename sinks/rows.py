@@ -10,6 +10,7 @@ from typing import TypeAlias
 import polars as pl
 
 from pricing.cap import CapAlert
+from pricing.money import from_pico
 
 USD = pl.Decimal(38, 12)
 _TIME = pl.Datetime("ms", "UTC")
@@ -32,7 +33,7 @@ class WindowVersion:
     window_kind: str
     window_start_ms: int
     window_end_ms: int
-    spend: Decimal
+    spend_pico: int
     events: int
     cap: Decimal | None
 
@@ -86,7 +87,7 @@ def window_rows(versions: Iterable[WindowVersion], generation: int, now_ms: int)
             one.window_kind,
             one.window_start_ms,
             one.window_end_ms,
-            one.spend,
+            from_pico(one.spend_pico),
             one.events,
             one.cap,
         )

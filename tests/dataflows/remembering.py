@@ -17,6 +17,7 @@ from dataflows.operators import DedupeLogic, JudgeLogic, SpendLogic, SpendOutput
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.steps import HOUR_MS, split_by_key, split_by_tenant
 from pricing.cap import CapAlert
+from pricing.money import from_pico
 from pricing.rate_card import compile_card
 from pricing.settings import load_settings, thresholds
 from tests.auditor_cases import NOON_MS
@@ -115,7 +116,7 @@ class Job:
                 continue
             for one in output.versions:
                 if one.window_kind == "day":
-                    self.seen.spend[one.tenant_id, one.window_start_ms] = one.spend
+                    self.seen.spend[one.tenant_id, one.window_start_ms] = from_pico(one.spend_pico)
 
     def epoch(self) -> Seen:
         """End the epoch: every step is snapshotted."""

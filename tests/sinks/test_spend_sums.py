@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 from clickhouse_connect.driver.client import Client
 
+from pricing.money import PICO
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrate, migrations
 from sinks.rows import WindowVersion, window_rows
@@ -37,7 +38,7 @@ def client(clickhouse_url: str) -> Client:
 def test_which_sum_prevails(client: Client, versions: list[tuple[int, int, int]], spend: int) -> None:
     migrate(client)
     for generation, events, usd in versions:
-        one = WindowVersion("t", "", "day", START_MS, START_MS + 86_400_000, Decimal(usd), events, None)
+        one = WindowVersion("t", "", "day", START_MS, START_MS + 86_400_000, usd * PICO, events, None)
         client.insert_arrow("spend_sums", window_rows([one], generation, START_MS).to_arrow())
     assert client.query("SELECT spend FROM spend").result_rows == [(Decimal(spend),)]
     assert newest_generation(client) == max(version[0] for version in versions)
