@@ -1,4 +1,4 @@
-"""An outbox on disk, and deliverers over it."""
+"""A database with all tables; an outbox on disk, and deliverers over it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.client import Client
 
+from sinks.clickhouse import connect, parse_address
 from sinks.delivery import Deliverer
+from sinks.migrate import migrate, migrations
 from sinks.outbox import Outbox
 from sinks.webhook import WebhookSender
 from tests.sinks.delivering import PATIENCE_SECONDS, Local, wall_clock_ms
+
+
+@pytest.fixture
+def client(clickhouse_url: str) -> Iterator[Client]:
+    opened = connect(parse_address(clickhouse_url))
+    assert len(migrate(opened)) == len(migrations())
+    assert migrate(opened) == ()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
