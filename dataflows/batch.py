@@ -6,6 +6,7 @@ memory; gathering rows moves references, not text.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -145,12 +146,23 @@ class Decoded:
 
 
 @cache
+def no_events() -> pl.DataFrame:
+    """No events. Made once: to make it takes longer than to decode a hundred of them."""
+    return EVENT_SCHEMA.to_frame()
+
+
+@cache
 def no_quarantine() -> pl.DataFrame:
-    """No rows that were quarantined. Made once: to make it takes longer than to decode a hundred events."""
+    """No rows that were quarantined; made once, as `no_events`."""
     return QUARANTINE_SCHEMA.to_frame()
 
 
+def without(frame: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
+    """The frame without some columns, if it has them (`DataFrame.drop` runs a query for it)."""
+    return frame[[name for name in frame.columns if name not in names]]
+
+
 def constant(value: object, rows: int, dtype: pl.DataType) -> pl.Series:
-    """A column of the same value in so many rows. `pl.repeat` runs a query for it: 20 times as long."""
+    """A column of the same value in so many rows. `pl.repeat` runs a query for it: five times as long."""
     column: pl.Series = pl.Series([value], dtype=dtype).new_from_index(0, rows)
     return column

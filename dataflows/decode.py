@@ -10,14 +10,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataflows.batch import EVENT_SCHEMA, QUARANTINE_SCHEMA, Decoded, Int64s, RawBatch, no_quarantine
+from dataflows.batch import (
+    EVENT_SCHEMA,
+    QUARANTINE_SCHEMA,
+    Decoded,
+    Int64s,
+    RawBatch,
+    no_events,
+    no_quarantine,
+)
 from dataflows.lines import Lines, split_lines
 from dataflows.plain_lines import FIELDS_SCHEMA, scan
 from metering.event import InvalidEvent, QuarantineReason, parse_line
@@ -36,7 +43,7 @@ class TimeBounds:
 def decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
     """Turn one poll into columns; every line that is not blank becomes an event or a quarantined row."""
     unknown: Counter[str] = Counter()
-    events, quarantined, read = _no_events(), no_quarantine(), 0
+    events, quarantined, read = no_events(), no_quarantine(), 0
     if len(batch.lines):
         lines = _without_returns(batch.lines)
         found = scan(lines)
@@ -51,11 +58,6 @@ def decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:
         events, implausible = _split_implausible(_placed(fields, batch, raw), batch, bounds)
         quarantined = pl.concat([quarantined, implausible])
     return Decoded(batch.partition, events, quarantined, read, batch.next_offset, batch.live, dict(unknown))
-
-
-@cache
-def _no_events() -> pl.DataFrame:
-    return EVENT_SCHEMA.to_frame()
 
 
 def _read_slowly(lines: Lines, rows: Int64s, unknown: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:

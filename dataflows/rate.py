@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataflows.batch import TOKEN_FIELDS, USD, Decoded, Int64s, constant
+from dataflows.batch import TOKEN_FIELDS, USD, Decoded, Int64s, constant, without
 from dataflows.decode import refuse
 from dataflows.steps import HOUR_MS
 from metering.event import QuarantineReason
@@ -69,7 +69,7 @@ def rate_events(decoded: Decoded, card: RateCard, limits: LimitSettings, retenti
     usage = usage_of(events["rate_row"].to_numpy(), counts, hit, billable, contract, units)
     amounts = rate(card, usage)
     starts, ends = _days(events, limits)
-    rated = events[[name for name in events.columns if name not in ("rate_row", "contract")]].with_columns(
+    rated = without(events, ("rate_row", "contract")).with_columns(
         billable=pl.Series(billable),
         credits=_usd(amounts.credits_pico, amounts.oversized, 2),
         cost=_usd(amounts.cost_pico, amounts.oversized, 0),

@@ -1,9 +1,9 @@
 """Lines of JSON to the fields of events, compiled: one pass over the bytes, one line at a time.
 
 The scanner accepts a line only if it is surely an event with exactly these values, by the rules of
-`metering.event`; whatever it is not sure of is `LEFT` to that reader, which alone refuses. Left are
-lines with a backslash, a control byte or a nested value where the contract knows no field, second
-keys, values of another type or out of bounds, and texts that could have too many characters.
+`metering.event`; whatever it is not sure of is `LEFT` to that reader, which alone refuses. Left are,
+among others, lines with a backslash, a control byte or a nested value where the contract knows no
+field, second keys, values of another type or out of bounds, and texts that could have too many characters.
 
 It copies no text: each text is a view of 16 bytes (Arrow's: its length, and then the text itself or its
 first four bytes and where it stands), so that a column of texts is ready as it is. Only attributes are
@@ -353,7 +353,10 @@ def _note_unknown(text: Text, start: int, stop: int, kind: int, out: Columns) ->
 
 @inlined
 def _count_unknown(text: Text, out: Columns) -> bool:
-    """Count the unknown fields of an accepted line; false, with nothing counted, where there are too many."""
+    """Count the unknown fields of an accepted line; false, with nothing counted, where there are too many.
+
+    The names of such a line keep their places, so that later lines with new ones may be left as well.
+    """
     for field in range(out.state[LINE_UNKNOWN]):
         start, stop = out.line_unknown[field, 0], out.line_unknown[field, 1]
         name = 0

@@ -24,12 +24,14 @@ how many unknown fields the line has; how many names `unknown` holds."""
 
 
 class Columns(NamedTuple):
-    """What a scan fills. `kinds` has a place for each line, the other columns for each event found.
+    """What a scan fills.
 
+    `kinds` has a place for each line; `rows`, `wholes`, `views` and `has_cost` have one for each event found.
     `views` (field, event, two numbers) are 16 bytes for each text. `member_codes` has the code of each member
     of the line before, as far as there is room: most lines have the same names in the same order.
     `unknown` holds where the name of each unknown field stands, `unknown_counts` how often it was seen.
-    `line_unknown` and `state` are scratch for the line at hand.
+    `attributes` holds those that were written anew. `line_unknown`, `keys` and the first and third place of
+    `state` are scratch for the line at hand.
     """
 
     kinds: UInt8s

@@ -16,7 +16,7 @@ UInt8s = npt.NDArray[np.uint8]
 UInt64s = npt.NDArray[np.uint64]
 
 WORD = 8
-_BYTES_MIN = 2 * WORD  # of one word alone, NumPy and Numba would think other things than of several
+_BYTES_MIN = 2 * WORD  # an array of a single word counts as aligned: another type, to compile for anew
 
 _QUOTE, _BACKSLASH, _SPACE = b'"\\ '
 _ONES, _TOPS = np.uint64(0x0101_0101_0101_0101), np.uint64(0x8080_8080_8080_8080)
@@ -34,7 +34,7 @@ class Text(NamedTuple):
 
 
 def text_of(data: bytes) -> Text:
-    """A buffer to read from, without a copy; at least 16 bytes, of which the last may be blanks."""
+    """A buffer to read from: these bytes themselves; of fewer than 16 a copy, with blanks behind it."""
     return _text(np.frombuffer(data.ljust(_BYTES_MIN), np.uint8))
 
 
@@ -71,7 +71,7 @@ def text_end(text: Text, at: int, end: int, byte_max: int) -> int:
 
     Whole words are passed over while none of their bytes is a quote, a backslash, a control byte, or above
     ASCII where that is too much ("Determine if a word has a byte less than n", S. E. Anderson, Bit Twiddling
-    Hacks: the lowest top bit that remains is never a false one, so an end is never passed over).
+    Hacks: no such byte is missed, and the lowest top bit that remains is a true one).
     """
     while at + WORD <= end:
         word = text.word[at]

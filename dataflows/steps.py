@@ -24,6 +24,7 @@ from dataflows.batch import (
     Partition,
     UInt64s,
     no_quarantine,
+    without,
 )
 from dataflows.decode import refuse
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, Sightings, pack_position
@@ -277,8 +278,7 @@ def _priced(events: pl.DataFrame, original: Bools, passed_ms: int) -> pl.DataFra
     """Originals with `late`: by the greatest time that their input had brought up to each of them."""
     peaks_ms = np.maximum.accumulate(events["timestamp_ms"].to_numpy())
     late = np.maximum(peaks_ms, passed_ms) > events["late_after_ms"].to_numpy()
-    kept = [name for name in events.columns if name not in _WORKING_COLUMNS]
-    priced = events[kept].hstack([pl.Series("late", late)])
+    priced = without(events, _WORKING_COLUMNS).hstack([pl.Series("late", late)])
     return priced if original.all() else priced.filter(pl.Series(original))
 
 

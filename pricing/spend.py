@@ -28,8 +28,8 @@ from pricing.windows import day_window, month_window
 WindowKey = tuple[str, str, str, int]
 """(tenant_id, feature_id or "", "day" or "month", window_start_ms)."""
 
-TARGETS_MAX = 65_536
-"""For so many pairs of a tenant, feature and day a book remembers in which windows they count."""
+TARGETS_MAX = 4_096
+"""For so many combinations of tenant, feature and day a book remembers in which windows they count."""
 
 
 @dataclass(slots=True)
