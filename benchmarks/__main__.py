@@ -13,12 +13,13 @@ import argparse
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from benchmarks.environment import environment
 from benchmarks.isolation import run_alone
 from benchmarks.plots import draw
-from benchmarks.report import Size, as_json, as_markdown
+from benchmarks.report import Section, Size, as_json, as_markdown
 
 BENCHMARKS: tuple[str, ...] = (
     "throughput",
@@ -35,7 +36,10 @@ RESULTS = Path("bench-results")
 
 
 def main() -> int:
-    """The table on standard output; 1 if a benchmark fails. A target that is missed is no failure."""
+    """The table on standard output; 1 if a benchmark fails. A target that is missed is no failure.
+
+    One that fails is left out of the table, and does not take the results of the others with it.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--smoke", action="store_true", help="small sizes: does it work?")
@@ -46,11 +50,16 @@ def main() -> int:
     size = Size.SMOKE if options.smoke else Size.FULL
     # Compiled loops are made once for a checkout, and no benchmark is to measure that.
     subprocess.run([sys.executable, "-m", "benchmarks.event_way"], check=True)
-    sections = []
+    sections: list[Section] = []
+    failed: list[str] = []
     for name in options.names or BENCHMARKS:
         started = time.monotonic()
         sys.stderr.write(f"{name} …\n")
-        sections.append(run_alone(name, size))
+        try:
+            sections.append(run_alone(name, size))
+        except Exception:  # noqa: BLE001  # whatever it was, it is told
+            traceback.print_exc()
+            failed.append(name)
         sys.stderr.write(f"{name}: {time.monotonic() - started:.0f} s\n")
     found = environment()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +68,9 @@ def main() -> int:
     plots = draw((plot for section in sections for plot in section.plots), options.out)
     sys.stdout.write(as_markdown(sections, found))
     sys.stderr.write(f"{options.out}: results.json, results.md and {len(plots)} plots\n")
-    return 0
+    if failed:
+        sys.stderr.write(f"failed: {', '.join(failed)}\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from benchmarks.arena import WrongResult, check
 from benchmarks.job_run import SAMPLE_SECONDS
@@ -182,6 +183,7 @@ def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, count
 def _crew(environment: dict[str, str], count: int, rows: str) -> list[WorkerTimes]:
     addresses = ";".join(free_addresses(count))
     children = []
+    logs = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115  # gone with the list
     for number in range(count):
         with on_core(cores()[number]):
             child = subprocess.Popen(
@@ -189,7 +191,7 @@ def _crew(environment: dict[str, str], count: int, rows: str) -> list[WorkerTime
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=logs[number],
                 text=True,
             )
         children.append(child)
@@ -201,8 +203,18 @@ def _crew(environment: dict[str, str], count: int, rows: str) -> list[WorkerTime
                 child.kill()
                 child.wait()
     if any(child.returncode for child in children):
-        raise ChildFailed(f"workers ended with {[child.returncode for child in children]}")
+        raise ChildFailed(
+            f"workers ended with {[child.returncode for child in children]}: {_last_words(logs)}"
+        )
     return [WorkerTimes(**json.loads(text.splitlines()[-1])) for text in said]
+
+
+def _last_words(logs: Sequence[IO[bytes]]) -> str:
+    said = []
+    for log in logs:
+        log.seek(0)
+        said.append(log.read().decode(errors="replace")[-3000:])
+    return "\n".join(said)
 
 
 def section(runs: dict[tuple[str, str, int], list[CrewRun]]) -> Section:
