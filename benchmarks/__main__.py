@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.environment import environment
@@ -52,6 +53,7 @@ def main() -> int:
     subprocess.run([sys.executable, "-m", "benchmarks.event_way"], check=True)
     sections: list[Section] = []
     failed: list[str] = []
+    table = ""
     for name in options.names or BENCHMARKS:
         started = time.monotonic()
         sys.stderr.write(f"{name} …\n")
@@ -61,16 +63,23 @@ def main() -> int:
             traceback.print_exc()
             failed.append(name)
         sys.stderr.write(f"{name}: {time.monotonic() - started:.0f} s\n")
-    found = environment()
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(as_json(sections, found))
-    (options.out / "results.md").write_text(as_markdown(sections, found))
+        table = _keep(sections, options.out)
     plots = draw((plot for section in sections for plot in section.plots), options.out)
-    sys.stdout.write(as_markdown(sections, found))
+    sys.stdout.write(table)
     sys.stderr.write(f"{options.out}: results.json, results.md and {len(plots)} plots\n")
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}\n")
     return 1 if failed else 0
+
+
+def _keep(sections: Sequence[Section], out: Path) -> str:
+    """Write what there is so far, since all of it takes an hour; returns the table."""
+    found = environment()
+    table = as_markdown(sections, found)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(as_json(sections, found))
+    (out / "results.md").write_text(table)
+    return table
 
 
 if __name__ == "__main__":
