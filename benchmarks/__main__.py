@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def _keep(sections: Sequence[Section], out: Path) -> str:
-    """Write what there is so far, since all of it takes an hour; returns the table."""
+    """Write what there is so far, since all of it takes three quarters of an hour; returns the table."""
     found = environment()
     table = as_markdown(sections, found)
     out.mkdir(parents=True, exist_ok=True)
