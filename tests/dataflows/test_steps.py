@@ -16,6 +16,7 @@ from dataflows.decode import TimeBounds, decode
 from dataflows.rate import refuse_unpriced
 from dataflows.steps import (
     HOUR_MS,
+    SETTLED_EVENTS,
     ShardVerdicts,
     content_hashes,
     judge,
@@ -52,6 +53,16 @@ def test_a_hash_is_128_bits_of_the_pair_and_of_the_secret_seed() -> None:
         bits = sum((pair[half] >> bit) & 1 for pair in found for bit in range(64))
         assert abs(bits / (64 * len(found)) - 0.5) < 0.01
         assert len({pair[half] for pair in found}) == len(found)
+
+
+@given(after_ms=st.lists(st.integers(0, 50), max_size=3 * SETTLED_EVENTS))
+def test_a_batch_tells_its_greatest_times(after_ms: list[int]) -> None:
+    times_ms = [NOON_MS + after for after in after_ms]
+    tick = peak_of(
+        decoded(*(fields(idempotency_key=f"k-{n}", timestamp=time) for n, time in enumerate(times_ms)))
+    )
+    assert tick.newest_ms == tuple(sorted(times_ms, reverse=True)[:SETTLED_EVENTS])
+    assert tick.peak_ms == max(times_ms, default=-1)
 
 
 names = st.sampled_from(["a", "b", "c", "d"])
