@@ -124,6 +124,19 @@ def test_what_an_event_says_of_itself_is_judged_before_the_card_is_asked() -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("attributes", "positions"),
+    [
+        pytest.param([], [], id="no events"),
+        pytest.param(["{}", "{}"], [], id="none has any"),
+        pytest.param(["{}", '{"unit.pages": "3"}', "{}"], [1], id="one among events without"),
+        pytest.param(['{"a": "b"}', "{}"], [], id="attributes that are no units"),
+    ],
+)
+def test_events_with_units_are_found(attributes: list[str], positions: list[int]) -> None:
+    assert list(units_in(pl.Series(attributes, dtype=pl.String))) == positions
+
+
 def test_a_key_that_hides_behind_an_escape_is_found() -> None:
     told = pl.Series(['{"\\u0075nit.pages": "3"}', "{}"])
     assert units_in(told) == {0: {"unit.pages": "3"}}
