@@ -33,6 +33,7 @@ from benchmarks.report import Plot, Section, Size, Target
 from benchmarks.servers import Servers, fresh_database, running_servers
 from benchmarks.workload import Message, make_lines
 from dataflows.demo import CONFIG
+from pricing.settings_values import MeteringSettings
 from sinks.migrate import migrate
 
 SECRET_ENV = "BENCH_WEBHOOK_SECRET"  # noqa: S105  # a variable's name
@@ -40,7 +41,7 @@ WARM_UP_MS = 2_000
 START_SECONDS_MAX = 60
 ARRIVE_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 60
-DEFAULT_EPOCH = 1.0
+DEFAULT_EPOCH = float(MeteringSettings().epoch_interval_seconds)
 FIRST_PROBE = -1
 
 
