@@ -2,7 +2,8 @@
 
 Input comes from eight files, so that no broker shares the cores. ClickHouse has to live somewhere, and with
 two cores and two workers it takes from them: so each shape is run twice, with rows inserted, and with
-blocks staged and then dropped, which shows the workers alone.
+blocks staged and then dropped, which shows the workers alone. Two jobs that share nothing, each with half of
+the files, show what the two cores give: no two workers of one job can do better.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO
+
+from clickhouse_connect.driver.client import Client
 
 from benchmarks.arena import WrongResult, check
 from benchmarks.job_run import SAMPLE_SECONDS
@@ -35,14 +39,18 @@ from dataflows.supervise import free_addresses
 from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
 
 FILES = 8
-EVENTS = {Size.SMOKE: 20_000, Size.FULL: 2_000_000}
+EVENTS = {Size.SMOKE: 20_000, Size.FULL: 5_000_000}
 REPETITIONS = {Size.SMOKE: 1, Size.FULL: 3}
 HOT_FRACTION = 0.6
+HALVES = ("[0-3]", "[4-7]")
+"""The files of two jobs that share nothing, as globs."""
+ONE, TWO, APART = "1", "2", "1 + 1 apart"
 
 NOTE = (
     "Eight files, each worker on a core of its own, ClickHouse on both as the system likes. Wall time is "
     "from the first event read by any worker to the last row that can be queried; the ratios are of the time "
-    "while there was something to read. With rows dropped, blocks are still staged."
+    "while there was something to read. With rows dropped, blocks are still staged. `1 + 1 apart` are two "
+    "jobs at once that share nothing but the machine, each with half of the files: the most that it gives."
 )
 
 Deal = Callable[[Sequence[bytes]], list[list[bytes]]]
@@ -53,10 +61,22 @@ class Shape:
     """One input: files, and what must come out of them."""
 
     name: str
-    pattern: str
+    directory: Path
     expected: Expected
     rows: tuple[str, ...]
     """What happens to rows: `rows` are inserted, `no-rows` are dropped. Each is run."""
+
+    def source(self, names: str = "*") -> str:
+        """Files of it whose names, without their ending, match a glob."""
+        return f"file://{self.directory}/{names}.jsonl"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a worker is given: its job's environment, and the addresses of all workers of that job."""
+
+    environment: dict[str, str]
+    addresses: str
 
 
 @dataclass(frozen=True)
@@ -112,26 +132,27 @@ def run(size: Size) -> Section:
         directory = Path(name)
         (directory / "meterline.yaml").write_text(JOB_CONFIG, encoding="utf-8")
         shapes = list(_shapes(size, directory))
-        runs: dict[tuple[str, str, int], list[CrewRun]] = {}
+        runs: dict[tuple[str, str, str], list[CrewRun]] = {}
         with running_clickhouse(directory / "clickhouse") as clickhouse:
             for turn in range(REPETITIONS[size]):
                 for shape in shapes:
-                    for rows, count in itertools.product(shape.rows, (1, 2)):
-                        done = run_crew(directory, clickhouse, shape, count, rows)
-                        runs.setdefault((shape.name, rows, count), []).append(done)
-                        said = f"{shape.name}, {rows}, {count}: {done.measured}"
+                    for rows, crew in itertools.product(shape.rows, (ONE, TWO, APART)):
+                        if crew == APART and (rows, shape) != ("no-rows", shapes[0]):
+                            continue
+                        done = run_crew(directory, clickhouse, shape, crew, rows)
+                        runs.setdefault((shape.name, rows, crew), []).append(done)
+                        said = f"{shape.name}, {rows}, {crew}: {done.measured}"
                         print(f"  turn {turn + 1}: {said}", file=sys.stderr)
         return section(runs)
 
 
 def _shapes(size: Size, directory: Path) -> Iterator[Shape]:
     even = make_lines(EVENTS[size])
-    wanted: list[tuple[str, Sequence[bytes], Deal, tuple[str, ...]]] = [("even", even, by_event, ("rows",))]
+    both = ("no-rows", "rows")
+    wanted: list[tuple[str, Sequence[bytes], Deal, tuple[str, ...]]] = [("even", even, by_event, both)]
     if size is Size.FULL:
         hot = make_lines(EVENTS[size], HOT_FRACTION)
-        both = ("no-rows", "rows")
-        wanted = [
-            ("even", even, by_event, both),
+        wanted += [
             ("one tenant at 60 %", hot, by_event, both),
             ("one file idle, one an hour behind", even, one_idle_one_behind, ("rows",)),
             ("one tenant at 60 %, keyed by tenant", hot, by_tenant, ("rows",)),
@@ -141,38 +162,54 @@ def _shapes(size: Size, directory: Path) -> Iterator[Shape]:
         where.mkdir()
         for file_number, dealt in enumerate(deal(lines)):
             (where / f"{file_number}.jsonl").write_bytes(b"".join(line + b"\n" for line in dealt))
-        yield Shape(name, f"file://{where}/*.jsonl", expect(lines), rows)
+        yield Shape(name, where, expect(lines), rows)
 
 
-def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, count: int, rows: str) -> CrewRun:
-    """Run `count` workers to the end of the shape's files, and check what came out.
-
-    Raises:
-        WrongResult: it is not what it should be.
-    """
-    address = f"clickhouse://127.0.0.1:{clickhouse.port}"
+@contextmanager
+def _prepared(directory: Path, address: str, source: str, workers: int) -> Iterator[tuple[Part, Client]]:
+    """A job that workers can begin, in a database and a state directory of its own."""
     with (
         fresh_database(address) as (url, client),
         tempfile.TemporaryDirectory(dir=directory, prefix="state-") as state,
     ):
         environment = {
             "METERLINE_CONFIG": str(directory / "meterline.yaml"),
-            "METERLINE_SOURCE": shape.pattern,
+            "METERLINE_SOURCE": source,
             "METERLINE_CLICKHOUSE_URL": url,
             "METERLINE_STATE_DIR": state,
         }
         # As the supervisor does: tables and state are there before two workers look for them.
-        share_among(prepare(environment), count)
+        share_among(prepare(environment), workers)
         release()
+        environment[LOCK_HELD_ENV] = str(os.getpid())
+        yield Part(environment, ";".join(free_addresses(workers))), client
+
+
+def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, crew: str, rows: str) -> CrewRun:
+    """Run one worker, two, or two jobs to the end of the shape's files, and check what came out.
+
+    Raises:
+        WrongResult: it is not what it should be.
+    """
+    address = f"clickhouse://127.0.0.1:{clickhouse.port}"
+    with ExitStack() as stack:
+        if crew == APART:
+            jobs = [
+                stack.enter_context(_prepared(directory, address, shape.source(half), 1)) for half in HALVES
+            ]
+            parts = [part for part, _ in jobs]
+        else:
+            jobs = [stack.enter_context(_prepared(directory, address, shape.source(), int(crew)))]
+            parts = [jobs[0][0]] * int(crew)
         before = clickhouse.cpu_seconds()
-        times = _crew({**environment, LOCK_HELD_ENV: str(os.getpid())}, count, rows)
+        times = _workers(parts, rows)
         used = clickhouse.cpu_seconds() - before
         read, priced = sum(one.read for one in times), sum(one.priced for one in times)
         duplicates = sum(one.duplicates for one in times)
         if (priced, duplicates) != (shape.expected.rows, shape.expected.duplicates):
             raise WrongResult(f"{priced} priced and {duplicates} copies; expected {shape.expected}")
         if rows == "rows":
-            check(client, "usage", shape.expected)
+            check(jobs[0][1], "usage", shape.expected)
     started = min(one.first_read for one in times if one.first_read)
     seconds = max(one.last_published for one in times) - started
     reading = max(SAMPLE_SECONDS, max(one.last_read for one in times) - started)
@@ -180,16 +217,16 @@ def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, count
     return CrewRun(Measured(read, seconds, cpu, reading_seconds=reading), used)
 
 
-def _crew(environment: dict[str, str], count: int, rows: str) -> list[WorkerTimes]:
-    addresses = ";".join(free_addresses(count))
+def _workers(parts: Sequence[Part], rows: str) -> list[WorkerTimes]:
+    """Let a worker of each job run, on a core of its own."""
     children = []
-    logs = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115  # gone with the list
-    for number in range(count):
+    logs = [tempfile.TemporaryFile() for _ in parts]  # noqa: SIM115  # gone with the list
+    for number, part in enumerate(parts):
         with on_core(cores()[number]):
             child = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker_run", str(number), addresses, rows],
+                [sys.executable, "-m", "benchmarks.worker_run", str(number), part.addresses, rows],
                 cwd=ROOT,
-                env={**os.environ, **environment},
+                env={**os.environ, **part.environment},
                 stdout=subprocess.PIPE,
                 stderr=logs[number],
                 text=True,
@@ -217,19 +254,19 @@ def _last_words(logs: Sequence[IO[bytes]]) -> str:
     return "\n".join(said)
 
 
-def section(runs: dict[tuple[str, str, int], list[CrewRun]]) -> Section:
+def section(runs: dict[tuple[str, str, str], list[CrewRun]]) -> Section:
     """The table and the targets."""
     rows = tuple(
         (
             name,
             "inserted" if kind == "rows" else "dropped",
-            str(count),
+            crew,
             spread([one.measured.per_second for one in found]),
             spread([one.measured.events / one.measured.reading_seconds for one in found]),
             spread([one.measured.cpu_per_million for one in found], 2),
             spread([one.clickhouse_cpu_seconds * 1e6 / one.measured.events for one in found], 2),
         )
-        for (name, kind, count), found in runs.items()
+        for (name, kind, crew), found in runs.items()
     )
     return Section(
         name="workers",
@@ -240,17 +277,27 @@ def section(runs: dict[tuple[str, str, int], list[CrewRun]]) -> Section:
         ),
         rows=rows,
         targets=tuple(_targets(runs)),
-        notes=(NOTE,),
-        figures={", ".join(map(str, key)): [asdict(one) for one in found] for key, found in runs.items()},
+        notes=tuple(_notes(runs)),
+        figures={", ".join(key): [asdict(one) for one in found] for key, found in runs.items()},
     )
 
 
-def _targets(runs: dict[tuple[str, str, int], list[CrewRun]]) -> Iterator[Target]:
-    for (name, kind, count), found in runs.items():
-        if count != 2:
-            continue
-        label = f"2 workers / 1, {name}, rows {'inserted' if kind == 'rows' else 'dropped'}"
-        yield Target.at_least(label, reading_rate(found) / reading_rate(runs[name, kind, 1]), 1.7)
+def _targets(runs: dict[tuple[str, str, str], list[CrewRun]]) -> Iterator[Target]:
+    for (name, kind, crew), found in runs.items():
+        if crew == TWO:
+            label = f"2 workers / 1, {name}, rows {'inserted' if kind == 'rows' else 'dropped'}"
+            yield Target.at_least(label, reading_rate(found) / reading_rate(runs[name, kind, ONE]), 1.7)
+
+
+def _notes(runs: dict[tuple[str, str, str], list[CrewRun]]) -> Iterator[str]:
+    yield NOTE
+    for name, kind, crew in runs:
+        if crew == APART:
+            apart, one, two = (reading_rate(runs[name, kind, each]) for each in (APART, ONE, TWO))
+            yield (
+                f"Two jobs apart bring {apart / one:.2f} times what one brings, rows dropped: two workers of "
+                f"one job do {two / apart:.0%} of that."
+            )
 
 
 def reading_rate(runs: Sequence[CrewRun]) -> float:
