@@ -99,24 +99,21 @@ def build_flow(
     homes = keys_of(worker, workers, state.shards)
     keyed = op.map("key", rated, partial(_keyed, state=state, homes=homes))
     verdicts = op.stateful_batch(
-        "dedupe", op.flat_map("by_key", keyed, _by_key), partial(_dedupe_shard, job=job)
+        "dedupe", op.flat_map("by_key", keyed, partial(_by_key, state=state)), partial(_dedupe_shard, job=job)
     )
     waiting = op.merge(
         "waiting", op.map("of_batch", keyed, _of_batch), op.map("of_verdicts", verdicts, _of_verdicts)
     )
     judged = op.stateful_batch("judge", waiting, lambda _: JudgeLogic(state.shards))
-    by_tenant = op.flat_map(
-        "by_tenant", judged, partial(_by_tenant, shards=state.shards, limits=settings.limits)
-    )
+    by_tenant = op.flat_map("by_tenant", judged, partial(_by_tenant, state=state, limits=settings.limits))
     spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
 
-    sinks = state.sink_partitions
     sink = _sink(job)
     rows = op.merge(
         "rows",
         op.flat_map("rated_rows", rated, partial(_rated_rows, state=state)),
         op.flat_map("judged_rows", judged, partial(_judged_rows, sink=sink)),
-        op.map("spend_rows", spend, partial(_spend_row, sinks=sinks)),
+        op.map("spend_rows", spend, partial(_spend_row, state=state)),
     )
     op.output("publish", rows, sink)
     return dataflow
@@ -174,9 +171,9 @@ def _keyed(rated: Decoded, state: JobState, homes: tuple[str, ...]) -> tuple[Key
     return split_by_key(rated, state.shards, state.hash_seed, home)
 
 
-def _by_key(keyed: tuple[KeyedBatch, list[ShardSlice]]) -> Iterator[tuple[str, ShardSlice]]:
+def _by_key(keyed: tuple[KeyedBatch, list[ShardSlice]], state: JobState) -> Iterator[tuple[str, ShardSlice]]:
     for sliced in keyed[1]:
-        yield f"{sliced.shard:02d}", sliced
+        yield state.shard_keys[sliced.shard], sliced
 
 
 def _of_batch(keyed: tuple[KeyedBatch, list[ShardSlice]]) -> tuple[str, KeyedBatch | ShardVerdicts]:
@@ -197,10 +194,10 @@ def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
 
 
 def _by_tenant(
-    item: tuple[str, Judged], shards: int, limits: LimitSettings
+    item: tuple[str, Judged], state: JobState, limits: LimitSettings
 ) -> Iterator[tuple[str, SpendSlice]]:
-    for sliced in split_by_tenant(item[1], shards, limits):
-        yield f"{sliced.shard:02d}", sliced
+    for sliced in split_by_tenant(item[1], state.shards, limits):
+        yield state.shard_keys[sliced.shard], sliced
 
 
 def _spend_shard(resumed: str | None, job: Job) -> SpendLogic:
@@ -242,12 +239,12 @@ def _judged_rows(item: tuple[str, Judged], sink: MeteringSink) -> Iterator[tuple
         yield to, TableRows("quarantine_log", quarantine_rows(judged.quarantined, judged.tick.partition))
 
 
-def _spend_row(item: tuple[str, SpendOutput], sinks: int) -> tuple[str, SinkItem]:
+def _spend_row(item: tuple[str, SpendOutput], state: JobState) -> tuple[str, SinkItem]:
     key, output = item
     if isinstance(output, CapAlert):
         PROCESS.add(alerts=1)
         return "0", output  # the partition that has the outbox
-    return str(int(key) % sinks), output
+    return str(state.shard_keys.index(key) % state.sink_partitions), output
 
 
 def _sink(job: Job) -> MeteringSink:

@@ -122,8 +122,8 @@ def rebuild(job: Job, client: Client, now_ms: int, on_progress: Callable[[str], 
     alerts = _unsent_alerts(client)
     states = States(
         inputs={one.partition.name: _position(one) for one in positions},
-        dedupe=dict(_states(logs, marks)),
-        spend=dict(_states([_spend_log(job, shard, book) for shard, book in enumerate(books)], marks)),
+        dedupe=dict(_states(job, logs, marks)),
+        spend=dict(_states(job, [_spend_log(job, shard, book) for shard, book in enumerate(books)], marks)),
         sinks=_sink_states(job, positions, alerts),
     )
     seed(state.recovery, states)
@@ -339,10 +339,10 @@ def _spend_log(job: Job, shard: int, book: SpendBook) -> ShardLog:
     return log
 
 
-def _states(logs: list[ShardLog], marks: Watermarks) -> Iterator[tuple[str, str]]:
-    for shard, log in enumerate(logs):
+def _states(job: Job, logs: list[ShardLog], marks: Watermarks) -> Iterator[tuple[str, str]]:
+    for shard, (key, log) in enumerate(zip(job.state.shard_keys, logs, strict=True)):
         log.know(shard)
-        yield f"{shard:02d}", log.state(marks).to_json()
+        yield key, log.state(marks).to_json()
 
 
 def _sink_states(job: Job, resumes: tuple[Resume, ...], alerts: list[CapAlert]) -> dict[str, str]:

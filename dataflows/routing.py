@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import cache
 from itertools import count, islice
 
+_SPREAD = 840
+"""The least common multiple of 1 to 8: what is spread evenly over so many is spread evenly over 1 to 8."""
 _MASK = 2**64 - 1
 _START = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
 """The initial state for a key of zeros (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012)."""
@@ -25,6 +27,20 @@ def keys_of(worker: int, workers: int, wanted: int) -> tuple[str, ...]:
     """So many keys that all go to this worker; with one worker "00", "01" and so on."""
     numbered = (f"{number:02d}" for number in count())
     return tuple(islice((key for key in numbered if worker_of(key, workers) == worker), wanted))
+
+
+@cache
+def shard_keys(shards: int) -> tuple[str, ...]:
+    """A key for each shard, such that shard i goes to worker i modulo their number, of up to eight workers.
+
+    Keys taken as they come do not spread: of "00" to "07" two workers would have seven and one.
+    """
+    return tuple(_spread_key(shard) for shard in range(shards))
+
+
+def _spread_key(shard: int) -> str:
+    tried = (f"{shard:02d}.{number}" for number in count())
+    return next(key for key in tried if worker_of(key, _SPREAD) == shard % _SPREAD)
 
 
 def _sip_1_3(data: bytes) -> int:

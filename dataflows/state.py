@@ -6,7 +6,7 @@ Layout: `lock` · `job.json` · `topics.json` (the Kafka topics, by their identi
 standard error) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there
 before). Nothing deletes the last of these: they are the operator's.
 
-`job.json` is written once and then only grows: the hash seed and the counts of shards decide where
+`job.json` is written once and then only grows: the hash seed and the keys of the shards decide where
 every key lives, and each input keeps its ordinal for ever, because dedupe entries hold it. It holds
 a checksum of itself: with another seed every key would look new, and be priced again.
 Delivery: it is replaced by rename after an fsync; a crash leaves the old or the new file.
@@ -28,6 +28,7 @@ from typing import Any
 
 from dataflows.batch import Partition
 from dataflows.recovery_store import has_store, make_store
+from dataflows.routing import shard_keys
 from dataflows.segments import CorruptStateError, fsync_directory
 
 SHARDS = 8
@@ -56,7 +57,8 @@ class JobState:
 
     directory: Path
     hash_seed: int
-    shards: int
+    shard_keys: tuple[str, ...]
+    """The keys under which Bytewax knows the shards, by their numbers; of dedupe and of spend alike."""
     sink_partitions: int
     progress_partitions: int
     """How many of these keep the progress of inputs: as many as there were when the state began, since what
@@ -64,6 +66,11 @@ class JobState:
     generation: int
     """Of the sums of spend: those of a greater one prevail (see `sinks.rows.window_rows`)."""
     partitions: Mapping[str, Partition]
+
+    @property
+    def shards(self) -> int:
+        """How many shards of keys there are, and of tenants."""
+        return len(self.shard_keys)
 
     @property
     def recovery(self) -> Path:
@@ -201,7 +208,8 @@ def recognise_topic(directory: Path, topic: str, identity: str) -> None:
 def _read(path: Path, generation: int) -> JobState:
     """What the file holds; the beginning of a state of this generation where there is none."""
     if not path.exists():
-        return JobState(path.parent, secrets.randbits(63), SHARDS, 0, 0, generation, MappingProxyType({}))
+        seed, keys = secrets.randbits(63), shard_keys(SHARDS)
+        return JobState(path.parent, seed, keys, 0, 0, generation, MappingProxyType({}))
     try:
         content = _read_json(path)
         partitions = [
@@ -211,7 +219,7 @@ def _read(path: Path, generation: int) -> JobState:
         return JobState(
             path.parent,
             int(content["hash_seed"]),
-            int(content["shards"]),
+            _shard_keys(content),
             int(content["sink_partitions"]),
             int(content.get("progress_partitions", content["sink_partitions"])),
             int(content["generation"]),
@@ -223,10 +231,17 @@ def _read(path: Path, generation: int) -> JobState:
         raise CorruptStateError(f"the state file {path} is damaged: {exc}") from None
 
 
+def _shard_keys(content: dict[str, Any]) -> tuple[str, ...]:
+    if "shard_keys" in content:
+        return tuple(map(str, content["shard_keys"]))
+    # A state that was begun before keys were chosen to spread: under these its shards are known.
+    return tuple(f"{number:02d}" for number in range(int(content["shards"])))
+
+
 def _write(path: Path, state: JobState) -> None:
     content = {
         "hash_seed": state.hash_seed,
-        "shards": state.shards,
+        "shard_keys": state.shard_keys,
         "sink_partitions": state.sink_partitions,
         "progress_partitions": state.progress_partitions,
         "generation": state.generation,

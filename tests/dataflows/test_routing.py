@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dataflows.routing import keys_of, worker_of
+from dataflows.routing import keys_of, shard_keys, worker_of
 
 SEEN = "2121110012100020100221102020020102010200"
 """The workers, of three processes, that a stateful step ran on for the keys "00" to "39"."""
@@ -21,3 +21,10 @@ def test_keys_of_a_worker_all_go_to_it(workers: int) -> None:
         assert len(set(keys)) == 8
         assert {worker_of(key, workers) for key in keys} == {worker}
     assert keys_of(0, 1, 3) == ("00", "01", "02")
+
+
+@pytest.mark.parametrize("workers", range(1, 9))
+def test_shards_are_dealt_to_workers_in_turn(workers: int) -> None:
+    keys = shard_keys(8)
+    assert len(set(keys)) == 8
+    assert [worker_of(key, workers) for key in keys] == [shard % workers for shard in range(8)]

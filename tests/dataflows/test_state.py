@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from dataflows.routing import shard_keys
 from dataflows.segments import CorruptStateError
 from dataflows.state import (
     StateHeldError,
     StateLock,
     TopicNotRecognisedError,
+    _checksum,
     open_state,
     recognise_topic,
 )
@@ -36,6 +38,20 @@ def alter(path: Path, name: str, value: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
 
 
+def test_a_state_keeps_the_keys_of_its_shards(tmp_path: Path) -> None:
+    new = open_state(tmp_path / "new", [("topic", 0)], 1)
+    assert new.shard_keys == shard_keys(8)
+    assert open_state(tmp_path / "new", [("topic", 1)], 2).shard_keys == new.shard_keys
+
+    path = tmp_path / "new" / "job.json"
+    content = json.loads(path.read_text())
+    del content["shard_keys"], content["checksum"]
+    content["shards"] = 3
+    path.write_text(json.dumps({**content, "checksum": _checksum(content)}))
+    assert open_state(tmp_path / "new", [("topic", 0)], 1).shard_keys == ("00", "01", "02")
+    assert open_state(tmp_path / "new", [("topic", 2)], 3).shard_keys == ("00", "01", "02")
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -45,7 +61,7 @@ def alter(path: Path, name: str, value: object) -> None:
         (lambda path: path.write_text("[1]"), "its checksum is wrong"),
         (lambda path: path.write_text("{}"), "its checksum is wrong"),
         (lambda path: alter(path, "hash_seed", 12345), "its checksum is wrong"),
-        (lambda path: alter(path, "shards", 4), "its checksum is wrong"),
+        (lambda path: alter(path, "shard_keys", ["00", "01"]), "its checksum is wrong"),
         (lambda path: alter(path, "generation", 7), "its checksum is wrong"),
         (lambda path: alter(path, "partitions", [{"source": 5, "number": "q"}]), "its checksum is wrong"),
     ],
