@@ -19,6 +19,7 @@ import glob
 import gzip
 import json
 import logging
+import math
 import sys
 import uuid
 import zlib
@@ -37,11 +38,11 @@ from dataflows.lifecycle import EpochLifecycle, Turn
 from dataflows.lines import split_lines
 from metering.event import LINE_BYTES_MAX
 
-READ_BYTES = 16 * 1024 * 1024
+READ_BYTES = 24 * 1024 * 1024
 READ_BYTES_MIN = 1024 * 1024
 ALL_READS_BYTES = 128 * 1024 * 1024
-"""A read takes `READ_BYTES`. Each file is read once before any of these reads is worked on, so with more than
-eight files they share this, down to `READ_BYTES_MIN` each."""
+"""A read takes `READ_BYTES`. A worker reads each of its files once before it works on any of these reads, so
+with more than five files they share this, down to `READ_BYTES_MIN` each."""
 _WAIT = timedelta(milliseconds=20)
 
 FileState = tuple[int, int, int]
@@ -159,7 +160,7 @@ def _skip(file: BinaryIO, source: str, lines: int) -> Edges:
 
 
 def read_bytes(files: int) -> int:
-    """How much is read of each of so many files at a time."""
+    """How much a worker that has so many files reads of each at a time."""
     return min(READ_BYTES, max(READ_BYTES_MIN, ALL_READS_BYTES // files))
 
 
@@ -331,12 +332,13 @@ class AbsentPartition(StatefulSourcePartition[RawBatch, FileState]):
 
 @dataclass(frozen=True)
 class FileSource(FixedPartitionedSource[RawBatch, FileState]):
-    """The files of this run, among all that the state directory has ever known."""
+    """The files of this run, among all that the state directory has ever known; `workers` share them."""
 
     partitions: Mapping[str, Partition]
     chosen: frozenset[str]
     follow: bool
     now_ms: Callable[[], int]
+    workers: int = 1
 
     def list_parts(self) -> list[str]:
         """Every input ever known: Bytewax cannot resume with fewer than it has state for."""
@@ -360,5 +362,5 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
         except InputError:
             file.close()
             raise
-        size = read_bytes(len(self.chosen))
+        size = read_bytes(math.ceil(len(self.chosen) / self.workers))
         return FilePartition(partition, file, position, edges, self.now_ms, size, follow=self.follow)

@@ -93,7 +93,7 @@ def build_flow(
     )
 
     dataflow = Dataflow("metering")
-    raw = op.input("read", dataflow, _source(job))
+    raw = op.input("read", dataflow, _source(job, workers))
     decoded = op.map("decode", raw, partial(_decode, bounds=bounds))
     rated = op.map("rate", decoded, partial(_rate, cards=cards, settings=settings))
     homes = keys_of(worker, workers, state.shards)
@@ -119,11 +119,11 @@ def build_flow(
     return dataflow
 
 
-def _source(job: Job) -> FixedPartitionedSource[RawBatch, FileState]:
+def _source(job: Job, workers: int) -> FixedPartitionedSource[RawBatch, FileState]:
     topic = job.plan.kafka
     if topic is not None:
         return KafkaSource(topic, job.state.partitions, job.chosen, job.plan.follow, wall_clock_ms)
-    return FileSource(job.state.partitions, job.chosen, job.plan.follow, wall_clock_ms)
+    return FileSource(job.state.partitions, job.chosen, job.plan.follow, wall_clock_ms, workers)
 
 
 def _decode(batch: RawBatch, bounds: TimeBounds) -> Decoded:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dataflows import file_source
 from dataflows.batch import Partition
 from dataflows.edges import EDGE_BYTES
 from dataflows.file_source import READ_BYTES, FilePartition, FileSource, FileState, InputError, read_bytes
@@ -167,6 +168,22 @@ def test_the_edges_of_what_was_read_are_those_of_the_file(tmp_path: Path, size: 
         assert len(found) == 1
 
 
-@pytest.mark.parametrize(("files", "mebibytes"), [(1, 16), (8, 16), (9, 14), (64, 2), (128, 1), (10_000, 1)])
+@pytest.mark.parametrize(("files", "mebibytes"), [(1, 24), (5, 24), (8, 16), (64, 2), (128, 1), (10_000, 1)])
 def test_many_files_are_read_in_smaller_pieces(files: int, mebibytes: int) -> None:
     assert read_bytes(files) >> 20 == mebibytes
+
+
+@pytest.mark.parametrize(("workers", "lines"), [(1, 2), (2, 4), (4, 8)])
+def test_workers_share_the_files_and_not_what_one_reads_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, lines: int
+) -> None:
+    monkeypatch.setattr(file_source, "READ_BYTES_MIN", 1)
+    monkeypatch.setattr(file_source, "ALL_READS_BYTES", 4 * 20)
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"123456789\n" * 20)
+    partitions = {name: Partition(0, str(path), 0) for name in ("a", "b", "c", "d")}
+    source = FileSource(partitions, frozenset(partitions), follow=False, now_ms=lambda: 0, workers=workers)
+    part = source.build_part("read", "a", None)
+    (batch,) = part.next_batch()
+    part.close()
+    assert len(batch.lines) == lines
