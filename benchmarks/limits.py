@@ -28,7 +28,7 @@ CHUNK_BYTES = 4 * 1024 * 1024
 """Decoded at a time, some ten thousand events: about what a poll of the job brings."""
 
 ROWS_PER_INSERT = 80_000
-"""What a job of 160,000 events a second brings each of two sink partitions in an epoch of a second."""
+"""What a job of 160,000 events a second brings in an epoch of half a second."""
 
 CONSUME_SECONDS_MAX = 120
 

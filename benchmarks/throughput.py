@@ -42,7 +42,7 @@ class Amounts:
 AMOUNTS = {
     Size.SMOKE: Amounts(((BATCHED, 20_000),), per_event=2_000, decoded=20_000, repetitions=1),
     Size.FULL: Amounts(
-        ((BATCHED, 4_000_000), (SINGLE, 2_000_000)), per_event=200_000, decoded=500_000, repetitions=3
+        ((BATCHED, 4_000_000), (SINGLE, 4_000_000)), per_event=400_000, decoded=500_000, repetitions=3
     ),
 }
 ON_MOCK = Amounts(((BATCHED, 60_000), (SINGLE, 20_000)), per_event=20_000, decoded=500_000, repetitions=3)

@@ -1,7 +1,8 @@
 """One worker of a crew as a measured child: `python -m benchmarks.worker_run NUMBER ADDRESSES rows|no-rows`.
 
-It prints one JSON object, a `WorkerTimes`. With `no-rows`, blocks are staged as ever and then dropped in
-place of their insert, so that ClickHouse takes no part in the measurement.
+It prints `ready` and waits for a line, so that all begin at once, and in the end one JSON object, a
+`WorkerTimes`. With `no-rows`, blocks are staged as ever and then dropped in place of their insert, so that
+ClickHouse takes no part in the measurement.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def main(number: str, addresses: str, rows: str) -> None:
     if rows == "no-rows":
         sinks.publish.insert_block = drop_block
     job = prepare(os.environ)
+    print("ready", flush=True)
+    sys.stdin.readline()
     clock = Clock()
     cpu_before = cpu_seconds()
     clock.start()

@@ -1,9 +1,9 @@
 """What a second worker brings: one and two worker processes, each on a core of its own, over the same files.
 
 Input comes from eight files, so that no broker shares the cores. ClickHouse has to live somewhere, and with
-two cores and two workers it takes from them: so each shape is run twice, with rows inserted, and with
-blocks staged and then dropped, which shows the workers alone. Two jobs that share nothing, each with half of
-the files, show what the two cores give: no two workers of one job can do better.
+two cores and two workers it takes from them: so two shapes are run twice, with rows inserted, and with
+blocks staged and then dropped, which shows the workers alone. Two jobs that need nothing of each other, each
+with half of the files, show what the two cores give to workers that never wait.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,14 +44,14 @@ EVENTS = {Size.SMOKE: 20_000, Size.FULL: 5_000_000}
 REPETITIONS = {Size.SMOKE: 1, Size.FULL: 3}
 HOT_FRACTION = 0.6
 HALVES = ("[0-3]", "[4-7]")
-"""The files of two jobs that share nothing, as globs."""
+"""The files of two jobs apart, as globs."""
 ONE, TWO, APART = "1", "2", "1 + 1 apart"
 
 NOTE = (
     "Eight files, each worker on a core of its own, ClickHouse on both as the system likes. Wall time is "
     "from the first event read by any worker to the last row that can be queried; the ratios are of the time "
     "while there was something to read. With rows dropped, blocks are still staged. `1 + 1 apart` are two "
-    "jobs at once that share nothing but the machine, each with half of the files: the most that it gives."
+    "jobs at once that need nothing of each other, each with half of the files."
 )
 
 Deal = Callable[[Sequence[bytes]], list[list[bytes]]]
@@ -81,7 +82,7 @@ class Part:
 
 @dataclass(frozen=True)
 class CrewRun:
-    """One run of one or two workers."""
+    """One run of one worker, of two, or of two jobs."""
 
     measured: Measured
     clickhouse_cpu_seconds: float
@@ -127,7 +128,7 @@ def an_hour_earlier(line: bytes) -> bytes:
 
 
 def run(size: Size) -> Section:
-    """Every shape with one worker and with two, rows inserted and dropped, in turns."""
+    """Every shape with one worker and with two, as its `rows` say, and the first with two jobs, in turns."""
     with tempfile.TemporaryDirectory(prefix="meterline-bench-") as name:
         directory = Path(name)
         (directory / "meterline.yaml").write_text(JOB_CONFIG, encoding="utf-8")
@@ -209,7 +210,8 @@ def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, crew:
         if (priced, duplicates) != (shape.expected.rows, shape.expected.duplicates):
             raise WrongResult(f"{priced} priced and {duplicates} copies; expected {shape.expected}")
         if rows == "rows":
-            check(jobs[0][1], "usage", shape.expected)
+            ((_, client),) = jobs
+            check(client, "usage", shape.expected)
     started = min(one.first_read for one in times if one.first_read)
     seconds = max(one.last_published for one in times) - started
     reading = max(SAMPLE_SECONDS, max(one.last_read for one in times) - started)
@@ -218,7 +220,7 @@ def run_crew(directory: Path, clickhouse: ClickHouseProcess, shape: Shape, crew:
 
 
 def _workers(parts: Sequence[Part], rows: str) -> list[WorkerTimes]:
-    """Let a worker of each job run, on a core of its own."""
+    """Let a worker for each part run, on a core of its own; all begin once all are ready."""
     children = []
     logs = [tempfile.TemporaryFile() for _ in parts]  # noqa: SIM115  # gone with the list
     for number, part in enumerate(parts):
@@ -227,14 +229,26 @@ def _workers(parts: Sequence[Part], rows: str) -> list[WorkerTimes]:
                 [sys.executable, "-m", "benchmarks.worker_run", str(number), part.addresses, rows],
                 cwd=ROOT,
                 env={**os.environ, **part.environment},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=logs[number],
                 text=True,
             )
         children.append(child)
+    late = threading.Timer(CHILD_SECONDS_MAX, _kill, [children])
+    late.start()
     try:
-        said = [child.communicate(timeout=CHILD_SECONDS_MAX)[0] for child in children]
+        for child in children:
+            assert child.stdout is not None
+            child.stdout.readline()  # it is ready, or has ended
+        for child in children:
+            assert child.stdin is not None
+            with suppress(BrokenPipeError):
+                child.stdin.write("\n")
+                child.stdin.flush()
+        said = [child.communicate()[0] for child in children]
     finally:
+        late.cancel()
         for child in children:
             if child.poll() is None:
                 child.kill()
@@ -244,6 +258,11 @@ def _workers(parts: Sequence[Part], rows: str) -> list[WorkerTimes]:
             f"workers ended with {[child.returncode for child in children]}: {_last_words(logs)}"
         )
     return [WorkerTimes(**json.loads(text.splitlines()[-1])) for text in said]
+
+
+def _kill(children: Sequence[subprocess.Popen[str]]) -> None:
+    for child in children:
+        child.kill()
 
 
 def _last_words(logs: Sequence[IO[bytes]]) -> str:

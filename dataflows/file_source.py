@@ -40,9 +40,9 @@ from metering.event import LINE_BYTES_MAX
 
 READ_BYTES = 24 * 1024 * 1024
 READ_BYTES_MIN = 1024 * 1024
-ALL_READS_BYTES = 128 * 1024 * 1024
+ALL_READS_BYTES = 192 * 1024 * 1024
 """A read takes `READ_BYTES`. A worker reads each of its files once before it works on any of these reads, so
-with more than five files they share this, down to `READ_BYTES_MIN` each."""
+they share this if an even share of all files is more than eight, down to `READ_BYTES_MIN` each."""
 _WAIT = timedelta(milliseconds=20)
 
 FileState = tuple[int, int, int]
@@ -332,7 +332,10 @@ class AbsentPartition(StatefulSourcePartition[RawBatch, FileState]):
 
 @dataclass(frozen=True)
 class FileSource(FixedPartitionedSource[RawBatch, FileState]):
-    """The files of this run, among all that the state directory has ever known; `workers` share them."""
+    """The files of this run, among all that the state directory has ever known.
+
+    `workers` share them (workers that Bytewax starts by itself count as one: together they read no more).
+    """
 
     partitions: Mapping[str, Partition]
     chosen: frozenset[str]

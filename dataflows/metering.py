@@ -96,7 +96,8 @@ def build_flow(
     raw = op.input("read", dataflow, _source(job, workers))
     decoded = op.map("decode", raw, partial(_decode, bounds=bounds))
     rated = op.map("rate", decoded, partial(_rate, cards=cards, settings=settings))
-    homes = keys_of(worker, workers, state.shards)
+    # Started by Bytewax, several workers look like one: keys that are spread will do for each of them.
+    homes = keys_of(worker, workers, state.shards) if workers > 1 else state.shard_keys
     keyed = op.map("key", rated, partial(_keyed, state=state, homes=homes))
     verdicts = op.stateful_batch(
         "dedupe", op.flat_map("by_key", keyed, partial(_by_key, state=state)), partial(_dedupe_shard, job=job)

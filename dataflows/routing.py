@@ -11,7 +11,7 @@ from functools import cache
 from itertools import count, islice
 
 _SPREAD = 840
-"""The least common multiple of 1 to 8: what is spread evenly over so many is spread evenly over 1 to 8."""
+"""The least common multiple of 1 to 8: a hash that is i modulo this is i modulo each of them, too."""
 _MASK = 2**64 - 1
 _START = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
 """The initial state for a key of zeros (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012)."""
@@ -24,14 +24,14 @@ def worker_of(key: str, workers: int) -> int:
 
 @cache
 def keys_of(worker: int, workers: int, wanted: int) -> tuple[str, ...]:
-    """So many keys that all go to this worker; with one worker "00", "01" and so on."""
+    """So many keys that all go to this worker."""
     numbered = (f"{number:02d}" for number in count())
     return tuple(islice((key for key in numbered if worker_of(key, workers) == worker), wanted))
 
 
 @cache
 def shard_keys(shards: int) -> tuple[str, ...]:
-    """A key for each shard, such that shard i goes to worker i modulo their number, of up to eight workers.
+    """A key for each shard, such that of up to eight workers shard i goes to worker i modulo their number.
 
     Keys taken as they come do not spread: of "00" to "07" two workers would have seven and one.
     """

@@ -6,9 +6,10 @@ Layout: `lock` · `job.json` · `topics.json` (the Kafka topics, by their identi
 standard error) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there
 before). Nothing deletes the last of these: they are the operator's.
 
-`job.json` is written once and then only grows: the hash seed and the keys of the shards decide where
-every key lives, and each input keeps its ordinal for ever, because dedupe entries hold it. It holds
-a checksum of itself: with another seed every key would look new, and be priced again.
+`job.json` is written once, and then inputs and sink partitions are added: the hash seed and the number of
+shards decide where an event's key belongs, the shards' own keys where Bytewax keeps them, and each input
+keeps its ordinal for ever, because dedupe entries hold it. It holds a checksum of itself: with another
+seed every key would look new, and be priced again.
 Delivery: it is replaced by rename after an fsync; a crash leaves the old or the new file.
 """
 

@@ -89,9 +89,7 @@ class MeteringSettings:
     """How events are read and how long they are remembered.
 
     `queue` is the Kafka topic; `reconciliation_schedule` is a cron line of five fields;
-    `allowed_lateness_hours` is `window_retention_hours` unless it is given. Epochs of half a second bring
-    webhooks within one at half load; half of that means twice the inserts, and gains nothing there
-    (`make bench ARGS=latency`).
+    `allowed_lateness_hours` is `window_retention_hours` unless it is given.
     """
 
     queue: str = "ai-metering-events"

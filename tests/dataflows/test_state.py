@@ -49,7 +49,9 @@ def test_a_state_keeps_the_keys_of_its_shards(tmp_path: Path) -> None:
     content["shards"] = 3
     path.write_text(json.dumps({**content, "checksum": _checksum(content)}))
     assert open_state(tmp_path / "new", [("topic", 0)], 1).shard_keys == ("00", "01", "02")
-    assert open_state(tmp_path / "new", [("topic", 2)], 3).shard_keys == ("00", "01", "02")
+    for sink_partitions in (3, 1):  # written anew, and read back
+        state = open_state(tmp_path / "new", [("topic", 2)], sink_partitions)
+        assert (state.shard_keys, state.sink_partitions) == (("00", "01", "02"), 3)
 
 
 @pytest.mark.parametrize(
