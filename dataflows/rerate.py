@@ -271,9 +271,12 @@ def _sums(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def effect_table(effect: Effect, title: str) -> ReportTable:
-    """Old and new cost, price and margin of each tenant and model, the greatest loss of margin first."""
+    """Old and new cost, price and margin of each tenant and model, the greatest loss of margin first.
+
+    Those of which nothing changed come last, so that a table that is cut short shows changes.
+    """
     rows = [_row(tenant, model, *figures) for tenant, model, *figures in effect.sums.iter_rows()]
-    rows.sort(key=lambda row: (row[-1], row[0], row[1]))
+    rows.sort(key=lambda row: (not row[3], row[-1], row[0], row[1]))
     totals = effect.sums.select(pl.col("events", "changed", *_MONEY).sum()).row(0) if rows else ()
     columns = (
         *("tenant", "model", "events", "changed", "cost", "price", "margin"),

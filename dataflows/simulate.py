@@ -228,9 +228,12 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def simulated_table(found: Simulated, by: str, title: str) -> ReportTable:
-    """Cost, price and margin by a dimension, as they are and as they would be, the greatest loss first."""
+    """Cost, price and margin by a dimension, as they are and as they would be, the greatest loss first.
+
+    Those of which the margin stays come last, so that a table that is cut short shows differences.
+    """
     figures = found.sums.group_by(DIMENSIONS[by]).agg(pl.col("events", *_MONEY).sum())
-    rows = sorted((_row(*row) for row in figures.iter_rows()), key=lambda row: (row[-1], row[0]))
+    rows = sorted((_row(*row) for row in figures.iter_rows()), key=lambda row: (not row[-1], row[-1], row[0]))
     totals = _row("all", *found.sums.select(pl.col("events", *_MONEY).sum()).row(0)) if rows else ()
     columns = (
         *(by, "events", "cost", "price", "margin", "margin %"),

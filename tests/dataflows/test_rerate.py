@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import polars as pl
 import pytest
 from clickhouse_connect.driver.client import Client
 
 from dataflows import repricing
 from dataflows.card_file import compiled, pricing_of
 from dataflows.repricing import Scope
-from dataflows.rerate import Effect, apply, effect_table, preview, remarks
+from dataflows.rerate import _SUMS, Effect, apply, effect_table, preview, remarks
 from dataflows.rerate_log import begin, set_closed, unfinished
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrate
@@ -176,6 +178,26 @@ def test_the_preview_is_what_applying_does_and_writes_nothing(client: Client) ->
     assert (totals["new cost"], totals["new price"]) == sums(client)[:2]
     assert totals["difference"] == totals["new margin"] - totals["margin"]
     assert (totals["events"], totals["changed"]) == (len(HISTORY), len(HISTORY) - len({"gone", "same"}))
+
+
+@pytest.mark.parametrize(
+    ("differences", "shown"),
+    [
+        ({"a": 0, "b": 2, "c": -1, "d": 0}, "cbad"),
+        ({"a": 0, "b": 2, "c": 1}, "cba"),
+        ({"a": 0, "b": -1, "c": -2}, "cba"),
+    ],
+)
+def test_what_changed_comes_first_and_the_greatest_loss_before_all(
+    differences: dict[str, int], shown: str
+) -> None:
+    rows = [
+        (model, "t", 1, int(bool(by)), Decimal(0), Decimal(5), Decimal(0), Decimal(5 + by))
+        for model, by in differences.items()
+    ]
+    sums = pl.DataFrame(rows, schema=_SUMS, orient="row")
+    table = effect_table(Effect(sums, 0, Counter()), "")
+    assert "".join(row[0] for row in table.rows) == shown
 
 
 def test_the_trail_says_who_when_by_which_card_and_how_much(client: Client) -> None:
