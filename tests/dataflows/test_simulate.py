@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import polars as pl
 import pytest
 from clickhouse_connect.driver.client import Client
 
@@ -17,6 +18,7 @@ from dataflows.connections import PlanError
 from dataflows.rerate import apply
 from dataflows.rerate_log import begin, set_closed
 from dataflows.simulate import (
+    _SUMS,
     DIMENSIONS,
     Simulated,
     read_pairs,
@@ -123,12 +125,26 @@ def test_the_tables_are_what_the_auditor_makes_of_it(
 
 def test_totals_and_percentages(client: Client) -> None:
     table = simulated_table(what_if(client, NEW), "tenant", "")
-    differences = [row[-1] for row in table.rows]
-    assert differences == sorted(differences, key=lambda one: (one == 0, one)), "what stays comes last"
     totals = dict(zip(table.columns, table.totals, strict=True))
     assert totals["difference"] == sum(row[-1] for row in table.rows)
     assert totals["margin %"] == round((totals["price"] - totals["cost"]) * 100 / totals["price"], 2)
     assert totals["events"] == len(HISTORY)
+
+
+@pytest.mark.parametrize(
+    ("differences", "shown"),
+    [({"a": 0, "b": 2, "c": -1, "d": 0}, "cbad"), ({"a": 0, "b": 2, "c": 1}, "cba")],
+)
+def test_what_differs_comes_first_and_the_greatest_loss_before_all(
+    differences: dict[str, int], shown: str
+) -> None:
+    rows = [
+        {"tenant_id": name, "events": 1, "old_price": Decimal(5), "price": Decimal(5 + by)}
+        for name, by in differences.items()
+    ]
+    sums = pl.DataFrame(rows, schema=_SUMS).with_columns(pl.col("old_cost", "cost").fill_null(0))
+    table = simulated_table(Simulated(sums, Counter(), Counter()), "tenant", "")
+    assert "".join(row[0] for row in table.rows) == shown
 
 
 def test_routed_and_unpriced_events_are_counted(client: Client) -> None:
