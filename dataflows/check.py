@@ -111,6 +111,8 @@ def _state(environment: Mapping[str, str]) -> str:
     directory = Path(name).absolute()
     if not directory.exists():
         parent = next(one for one in directory.parents if one.exists())
+        if not parent.is_dir():
+            raise InputError(f"{directory} cannot be made: {parent} is a file")
         if not os.access(parent, os.W_OK):
             raise InputError(f"{directory} does not exist, and {parent} cannot be written to")
         return f"{directory} will be made"

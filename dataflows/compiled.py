@@ -6,10 +6,10 @@ arrays that the caller owns; it makes no array itself. So it goes without counti
 took six sevenths of the scanner's time (3.6 against 0.5 microseconds an event).
 
 Numba keeps code by the one file that a function stands in, and would not notice a change in another
-that was compiled into it. So the code is kept under a digest of all our sources: in a directory of the
-user's cache (`NUMBA_CACHE_DIR` names another place, which must be writable). Where nothing can be written or
-read back, each process compiles anew, which takes some ten seconds. Bound: `KEPT_MAX` digests, a third of
-a megabyte for each checkout that has the same sources.
+that was compiled into it. So the code is kept under a digest of all our sources and of where they are (Numba
+takes no code from another checkout): in a directory of the user's cache (`NUMBA_CACHE_DIR` names another
+place, which must be writable). Where nothing can be written or read back, each process compiles anew, which
+takes some ten seconds. Bound: `KEPT_MAX` digests, a third of a megabyte each.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def _kept_in() -> Path | None:
         root = (Path(home) if home else Path.home() / ".cache") / "meterline-compiled"
         directory = root / _digest()
         directory.mkdir(parents=True, exist_ok=True)
-        if not any(directory.rglob("*.nbi")):
-            _log.info("the first run of a version compiles for some ten seconds")
+        if _is_empty(directory):
+            _log.info("the first run of a version from a directory compiles for some ten seconds")
         others = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
@@ -96,6 +96,18 @@ def _kept_in() -> Path | None:
     return directory if os.access(directory, os.W_OK) else None
 
 
+def will_compile() -> bool:
+    """Whether the first calls of a process compile: of these sources no code is kept yet, or none can be."""
+    directory = _kept_in()
+    return directory is None or _is_empty(directory)
+
+
+def _is_empty(directory: Path) -> bool:
+    return not any(directory.rglob("*.nbi"))
+
+
 def _digest() -> str:
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(metering.event.__file__)]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), Path(metering.event.__file__)]
+    parts = [os.fsencode(here), *(path.read_bytes() for path in sources)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

@@ -133,12 +133,18 @@ def file_pattern(source: str) -> str:
     """The path or glob of a file source.
 
     Raises:
-        InputError: it has a scheme other than file.
+        InputError: it has a scheme other than file, or names a host.
     """
     if source == "-":
         return source
     if source.startswith("file://"):
-        return unquote(urlsplit(source.replace("?", "%3F").replace("#", "%23")).path)
+        parts = urlsplit(source.replace("?", "%3F").replace("#", "%23"))
+        if parts.netloc not in ("", "localhost"):
+            raise InputError(
+                f"the source {source} names the host {parts.netloc}: a file is file:///absolute/path, or its "
+                "path alone"
+            )
+        return unquote(parts.path)
     if "://" in source:
         raise InputError(
             f"the source begins with {source.split('://', 1)[0]}://; "

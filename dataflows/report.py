@@ -113,8 +113,21 @@ def unpriced_report(client: Client, limit: int = 50) -> ReportTable:
     return ReportTable("Waiting for a rate", columns, _tuples(rows), tuple(totals) if rows else ())
 
 
+_READ = """
+SELECT sumIf(events_read, NOT again), sumIf(events_read, again) FROM
+(
+    SELECT events_read, splitByChar('/', source)[-1] IN (SELECT requeue_id || '.jsonl' FROM requeues) AS again
+    FROM source_progress FINAL
+)
+"""
+"""Lines read of the job's own inputs, and of requeues: those had been read before."""
+
+
 def dropped_report(client: Client) -> ReportTable:
-    """Where everything that arrived has gone: priced, copies, and quarantine by reason."""
+    """Where everything that arrived has gone: priced, copies, and quarantine by reason.
+
+    A line that was requeued arrived once, and is counted by what came of it in the end.
+    """
     rows: list[tuple[Any, ...]] = [
         ("priced", *_one(client, "SELECT count() FROM usage"), "rows of usage"),
         ("  of these late", *_one(client, "SELECT countIf(late) FROM usage"), "priced, but outside spend"),
@@ -124,7 +137,10 @@ def dropped_report(client: Client) -> ReportTable:
         (f"quarantine: {reason}", count, detail[:60])
         for reason, count, detail, _ in quarantine_report(client).rows
     ]
-    read = _one(client, "SELECT sum(events_read) FROM source_progress FINAL")[0]
+    read, again = _one(client, _READ)
+    resolved = _one(client, "SELECT count() FROM quarantine WHERE resolved_at IS NOT NULL")[0]
+    if resolved > again:
+        rows.append(("resolved", resolved - again, "priced meanwhile as another line: not requeued"))
     return ReportTable("What arrived, and where it went", ("", "events", ""), tuple(rows), ("read", read, ""))
 
 
@@ -228,7 +244,7 @@ def _shown(cell: Any) -> str:
         return cell.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(cell, (list, tuple)):
         return ", ".join(_shown(item) for item in cell)
-    return str(cell)
+    return " ".join(str(cell).splitlines())
 
 
 def render_json(table: ReportTable) -> str:

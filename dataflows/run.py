@@ -87,6 +87,7 @@ def run_worker(job: Job, number: int, addresses: list[str]) -> None:
     Raises:
         JobFailedError: as `run_job`; also when another worker died.
     """
+    _name_in_log(number)
     # Not the parent of this moment: the supervisor may have died while this process came up.
     supervisor = int(os.environ.get(LOCK_HELD_ENV, os.getppid()))
     end_with_parent(supervisor, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -256,14 +257,19 @@ def drain_alerts(job: Job) -> None:
 def _progress(counters: Counters) -> Iterator[None]:
     """A line on the terminal that keeps up with the job; without one, a JSON log line now and then."""
     done = threading.Event()
-    show = _show_on_screen if _output().isatty() else _show_in_log
+    on_screen = _output().isatty()
+    show = _show_on_screen if on_screen else _show_in_log
     thread = threading.Thread(target=show, args=(counters, done), name="progress", daemon=True)
     thread.start()
+    last_word = "stopped"
     try:
         yield
+        last_word = "done"
     finally:
         done.set()
         thread.join(2 * SCREEN_PERIOD_SECONDS)
+        if not on_screen:
+            _log.info(last_word, extra=counters_for_log(counters))
 
 
 def _show_on_screen(counters: Counters, done: threading.Event) -> None:
@@ -289,7 +295,6 @@ def progress_line(counters: Counters, elapsed_seconds: float) -> str:
 def _show_in_log(counters: Counters, done: threading.Event) -> None:
     while not done.wait(LOG_PERIOD_SECONDS):
         _log.info("progress", extra=counters_for_log(counters))
-    _log.info("done", extra=counters_for_log(counters))
 
 
 def counters_for_log(counters: Counters) -> dict[str, object]:
@@ -324,6 +329,17 @@ class JsonLines(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = record.exc_info[0].__name__
         return json.dumps(entry, default=str)
+
+
+def _name_in_log(worker: int) -> None:
+    """Have every line that this process logs tell which worker wrote it."""
+
+    def named(record: logging.LogRecord) -> bool:
+        record.worker = worker
+        return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(named)
 
 
 def log_to_stderr() -> None:

@@ -35,6 +35,9 @@ from dataflows.segments import CorruptStateError, fsync_directory
 SHARDS = 8
 """Virtual shards of dedupe and of spend: the most workers that can share the work of one job."""
 
+FORMAT = 2
+"""Of `job.json`. The first had a number of shards and no keys of theirs, and did not tell its format."""
+
 PARTITIONS_MAX = 65_535
 """Inputs that one state directory can ever know: their ordinals are 16-bit."""
 
@@ -84,6 +87,17 @@ class JobState:
         return self.directory / OUTBOX
 
 
+def _told(holder: str) -> str:
+    """Who holds the lock, by the process number that stands in it; workers have it when that one has died."""
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return f"workers of process {holder}, which has ended: they end within a minute"
+    except (ValueError, OSError):
+        pass  # not written yet, or somebody else's process
+    return f"another Meterline job (process {holder})"
+
+
 class StateLock:
     """An exclusive hold on a state directory, for the life of the process or until `release`."""
 
@@ -105,9 +119,7 @@ class StateLock:
         except OSError:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
-            raise StateHeldError(
-                f"the state directory {directory} is in use by another Meterline job (process {holder})"
-            ) from None
+            raise StateHeldError(f"the state directory {directory} is in use by {_told(holder)}") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         return cls(descriptor)
@@ -212,7 +224,7 @@ def _read(path: Path, generation: int) -> JobState:
         seed, keys = secrets.randbits(63), shard_keys(SHARDS)
         return JobState(path.parent, seed, keys, 0, 0, generation, MappingProxyType({}))
     try:
-        content = _read_json(path)
+        content = _of_known_format(_read_json(path))
         partitions = [
             Partition(ordinal, entry["source"], entry["number"])
             for ordinal, entry in enumerate(content["partitions"])
@@ -232,6 +244,12 @@ def _read(path: Path, generation: int) -> JobState:
         raise CorruptStateError(f"the state file {path} is damaged: {exc}") from None
 
 
+def _of_known_format(content: dict[str, Any]) -> dict[str, Any]:
+    if content.get("format", 1) > FORMAT:
+        raise ValueError(f"its format is {content['format']}, and this version knows {FORMAT} at most")
+    return content
+
+
 def _shard_keys(content: dict[str, Any]) -> tuple[str, ...]:
     if "shard_keys" in content:
         return tuple(map(str, content["shard_keys"]))
@@ -241,6 +259,7 @@ def _shard_keys(content: dict[str, Any]) -> tuple[str, ...]:
 
 def _write(path: Path, state: JobState) -> None:
     content = {
+        "format": FORMAT,
         "hash_seed": state.hash_seed,
         "shard_keys": state.shard_keys,
         "sink_partitions": state.sink_partitions,

@@ -97,6 +97,19 @@ def _chdb_directory(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("chdb") / "data")
 
 
+@pytest.fixture(scope="module")
+def kept_engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keeps chDB from ending with a test's last client: to start it takes longer than many a test.
+
+    Not for tests that start a process on their `clickhouse_url`.
+    """
+    if os.environ.get(CLICKHOUSE_VARIABLE):
+        yield
+        return
+    with connect(parse_address(f"chdb://{request.getfixturevalue('_chdb_directory')}")):
+        yield
+
+
 @pytest.fixture
 def clickhouse_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a database of this test's own, which `connect` creates and the end of the test drops.

@@ -142,6 +142,13 @@ def test_check_finds_everything_fine_or_every_problem_in_one_go(priced: Place, t
     assert set(told) == {"config", "source:", "clickhouse:", "state:"}
 
 
+def test_a_state_directory_below_a_file_is_found_before_a_run_is(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = meterline("check", "--state-dir", f"{tmp_path}/file/below/state")
+    (told,) = [line for line in found.stdout.splitlines() if " state: " in line]
+    assert told == f"BAD state: {tmp_path}/file/below/state cannot be made: {tmp_path}/file is a file"
+
+
 @pytest.mark.parametrize(
     "command", [("report", "margin"), ("query", "SELECT 1"), ("audit",), ("statement", "acme", "2026-03")]
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,9 @@ from dataflows import file_source
 from dataflows.batch import Partition
 from dataflows.edges import EDGE_BYTES
 from dataflows.file_source import READ_BYTES, FilePartition, FileSource, FileState, InputError, read_bytes
+from dataflows.metering import _source
 from dataflows.recount import Ledger, recount_file
+from dataflows.start import Job
 from metering.event import LINE_BYTES_MAX
 
 ONE, TWO, THREE = b'{"k": 1}', b'{"k": 2}', b'{"k": 3}'
@@ -187,3 +191,11 @@ def test_workers_share_the_files_and_not_what_one_reads_at_a_time(
     (batch,) = part.next_batch()
     part.close()
     assert len(batch.lines) == lines
+
+
+def test_a_job_tells_its_files_how_many_workers_share_them() -> None:
+    plan = SimpleNamespace(kafka=None, follow=False)
+    job = SimpleNamespace(plan=plan, state=SimpleNamespace(partitions={}), chosen=frozenset())
+    source = _source(cast(Job, job), 3)
+    assert isinstance(source, FileSource)
+    assert source.workers == 3

@@ -88,6 +88,12 @@ def test_what_waits_for_a_rate_is_counted_by_provider_model_and_tier(clickhouse_
     assert (first.rows, first.totals) == (table.rows[:1], table.totals)
 
 
+def test_a_text_of_several_lines_is_one_cell() -> None:
+    table = ReportTable("t", ("card", "n"), (("rules:\n  - one\n", 1),))
+    assert render_text(table).splitlines()[-1] == "  rules:   - one  1"
+    assert json.loads(render_json(table))["rows"] == [{"card": "rules:\n  - one\n", "n": 1}]
+
+
 def test_lists_are_shown_in_every_form() -> None:
     table = ReportTable("t", ("closed",), (([date(2026, 3, 1), date(2026, 4, 1)],),))
     assert json.loads(render_json(table))["rows"] == [{"closed": ["2026-03-01", "2026-04-01"]}]

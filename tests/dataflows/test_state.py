@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +94,27 @@ def test_a_note_of_topics_that_was_altered_is_named(tmp_path: Path) -> None:
 def test_a_new_state_has_the_generation_it_was_given_and_keeps_it(tmp_path: Path) -> None:
     assert open_state(tmp_path, [], 1, 3).generation == 3
     assert open_state(tmp_path, [], 1, 9).generation == 3
+
+
+def test_a_state_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    open_state(tmp_path, [("topic", 0)], 1)
+    path = tmp_path / "job.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    content["format"] += 1
+    path.write_text(json.dumps({**content, "checksum": _checksum(content)}))
+    with pytest.raises(CorruptStateError, match="its format is 3, and this version knows 2 at most"):
+        open_state(tmp_path, [("topic", 0)], 1)
+
+
+def test_workers_that_outlive_their_job_are_told_from_another_one(tmp_path: Path) -> None:
+    lock = StateLock.acquire(tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "lock").write_text(f"{ended.pid}\n")
+    with pytest.raises(StateHeldError, match=f"by workers of process {ended.pid}, which has ended"):
+        StateLock.acquire(tmp_path)
+    lock.release()
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from dataflows.connections import CLICKHOUSE_ENV, CONFIG_ENV, SOURCE_ENV, STATE_DIR_ENV, PlanError
+from dataflows.report import dropped_report
 from dataflows.requeue import requeue, waiting_lines
 from dataflows.requeue_file import read_repaired
 from dataflows.run import JobFailedError
 from dataflows.start import Job, prepare, release
 from dataflows.state import LOCK_HELD_ENV
-from sinks.clickhouse import connect
+from sinks.clickhouse import connect, parse_address
 from tests.auditor import audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.clickhouse_process import running_clickhouse
@@ -103,6 +104,18 @@ def waiting(place: Place) -> list[str]:
     ]
 
 
+def dropped(place: Place) -> dict[str, int]:
+    """The report of what arrived, which must sum up."""
+    client = connect(parse_address(place.clickhouse))
+    try:
+        table = dropped_report(client)
+    finally:
+        client.close()
+    counts = {name: count for name, count, _ in table.rows if not name.startswith(" ")}
+    assert sum(counts.values()) == table.totals[1], table
+    return counts
+
+
 def test_what_the_card_knows_by_now_stands_as_if_it_always_had(tmp_path: Path) -> None:
     lines = [line(f"k{number}", model="new" if number % 3 else "old") for number in range(30)]
     place = place_with(tmp_path, *lines, line("k1"), line("other", model="newer"), "no json")
@@ -112,6 +125,12 @@ def test_what_the_card_knows_by_now_stands_as_if_it_always_had(tmp_path: Path) -
     assert "21 put through the job" in text  # twenty, and a copy
     assert "1 stay in quarantine: unpriced" in text
     assert waiting(place) == ["invalid_json", "unpriced"]
+    assert dropped(place) == {
+        "priced": 30,
+        "duplicates": 1,
+        "quarantine: invalid_json": 1,
+        "quarantine: unpriced": 1,
+    }
     expected = audit(
         lines_of_file(tmp_path / "events.jsonl"), load_config(NEW_CARD), now_ms=time.time_ns() // 10**6
     )
@@ -136,6 +155,7 @@ def test_an_event_that_its_client_sent_again_is_resolved_and_not_priced_twice(tm
     code, text = requeued(place, "--reason", "unpriced")
     assert code == 0, text
     assert "1 resolved: the same key was priced meanwhile" in text
+    assert dropped(place) == {"priced": 3, "duplicates": 0, "resolved": 1}
     assert [path.stat().st_size > 0 for path in (tmp_path / "state" / "requeue").iterdir()] == [True]
     code, text = requeued(place, "--reason", "unpriced")
     assert (code, len(list((tmp_path / "state" / "requeue").iterdir()))) == (0, 1), text

@@ -14,6 +14,8 @@ from clickhouse_connect.driver.client import Client
 from sinks.clickhouse import connect, parse_address
 from sinks.migrate import migrate, migrations
 
+pytestmark = pytest.mark.usefixtures("kept_engine")
+
 COLUMNS = "tenant_id, idempotency_key, timestamp, model, billable, input_tokens, cost, price"
 TABLE_ROWS = {
     "monday": (
