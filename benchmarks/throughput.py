@@ -45,7 +45,7 @@ class Amounts:
 AMOUNTS = {
     Size.SMOKE: Amounts(((BATCHED, 20_000),), few=2_000, decoded=20_000, repetitions=1),
     Size.FULL: Amounts(
-        ((BATCHED, 2_000_000), (SINGLE, 2_000_000)), few=400_000, decoded=500_000, repetitions=3
+        ((BATCHED, 2_000_000), (SINGLE, 1_000_000)), few=400_000, decoded=500_000, repetitions=3
     ),
 }
 ON_MOCK = Amounts(((BATCHED, 60_000), (SINGLE, 20_000)), few=10_000, decoded=500_000, repetitions=3)
