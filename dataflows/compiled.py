@@ -86,6 +86,7 @@ def _kept_in() -> Path | None:
         root = (Path(home) if home else Path.home() / ".cache") / "meterline-compiled"
         directory = root / _digest()
         directory.mkdir(parents=True, exist_ok=True)
+        os.utime(directory)  # what is used goes last
         if _is_empty(directory):
             _log.info("the first run of a version from a directory compiles for some ten seconds")
         others = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -97,7 +98,7 @@ def _kept_in() -> Path | None:
 
 
 def will_compile() -> bool:
-    """Whether the first calls of a process compile: of these sources no code is kept yet, or none can be."""
+    """Whether no code of these sources is kept yet, or none can be: then the first calls compile."""
     directory = _kept_in()
     return directory is None or _is_empty(directory)
 

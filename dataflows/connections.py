@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from dataflows.file_source import InputError, find_files
 from dataflows.kafka_source import KafkaTopic, find_partitions, parse_topic
@@ -138,13 +138,13 @@ def file_pattern(source: str) -> str:
     if source == "-":
         return source
     if source.startswith("file://"):
-        parts = urlsplit(source.replace("?", "%3F").replace("#", "%23"))
-        if parts.netloc not in ("", "localhost"):
+        path = source.removeprefix("file://").removeprefix("localhost")
+        if not path.startswith("/"):
             raise InputError(
-                f"the source {source} names the host {parts.netloc}: a file is file:///absolute/path, or its "
-                "path alone"
+                "the source begins with file:// and a name, which would be a host: use "
+                "file:///absolute/path, or the path alone"
             )
-        return unquote(parts.path)
+        return unquote(path)
     if "://" in source:
         raise InputError(
             f"the source begins with {source.split('://', 1)[0]}://; "

@@ -91,7 +91,7 @@ def run_demo(directory: Path, events: int, seed: int, say: Callable[[str], None]
     say("Pricing them: read, decode, dedupe, rate, spend, publish to the embedded ClickHouse …")
     compiles = will_compile()
     if compiles:
-        say("  (the first run from a directory compiles its loops, for some ten seconds; they are kept)")
+        say("  (the first run of a version compiles its loops, for some ten seconds)")
     started = time.monotonic()
     run_job(job)
     elapsed_seconds = time.monotonic() - started

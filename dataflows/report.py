@@ -121,17 +121,24 @@ SELECT sumIf(events_read, NOT again), sumIf(events_read, again) FROM
 )
 """
 """Lines read of the job's own inputs, and of requeues: those had been read before."""
+_COPIES = """
+SELECT count() FROM duplicates FINAL WHERE (source, source_partition, source_offset, source_line) NOT IN
+    (SELECT source, source_partition, source_offset, source_line FROM requeues FINAL)
+"""
+"""Without lines that were requeued and then, their state lost, found where they first stood."""
 
 
 def dropped_report(client: Client) -> ReportTable:
     """Where everything that arrived has gone: priced, copies, and quarantine by reason.
 
-    A line that was requeued arrived once, and is counted by what came of it in the end.
+    A line that was requeued arrived once, and is counted by what came of it: the counts sum to what was read
+    once the requeue has ended. (Only a line that was resolved because its copy was priced, and was then read
+    again because all state was lost, may be counted twice.)
     """
     rows: list[tuple[Any, ...]] = [
         ("priced", *_one(client, "SELECT count() FROM usage"), "rows of usage"),
         ("  of these late", *_one(client, "SELECT countIf(late) FROM usage"), "priced, but outside spend"),
-        ("duplicates", *_one(client, "SELECT count() FROM duplicates FINAL"), "copies: counted, not priced"),
+        ("duplicates", *_one(client, _COPIES), "copies: counted, not priced"),
     ]
     rows += [
         (f"quarantine: {reason}", count, detail[:60])

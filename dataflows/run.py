@@ -255,16 +255,22 @@ def drain_alerts(job: Job) -> None:
 
 @contextmanager
 def _progress(counters: Counters) -> Iterator[None]:
-    """A line on the terminal that keeps up with the job; without one, a JSON log line now and then."""
+    """A line on the terminal that keeps up with the job; without one, a JSON log line now and then.
+
+    The last of these is `done`, `stopped` (somebody ended the job before its input did) or `failed`.
+    """
     done = threading.Event()
     on_screen = _output().isatty()
     show = _show_on_screen if on_screen else _show_in_log
     thread = threading.Thread(target=show, args=(counters, done), name="progress", daemon=True)
     thread.start()
-    last_word = "stopped"
+    last_word = "failed"
     try:
         yield
-        last_word = "done"
+        last_word = "stopped" if lifecycle.STOPPING.is_set() else "done"
+    except (KeyboardInterrupt, SystemExit):
+        last_word = "stopped"
+        raise
     finally:
         done.set()
         thread.join(2 * SCREEN_PERIOD_SECONDS)
@@ -332,7 +338,7 @@ class JsonLines(logging.Formatter):
 
 
 def _name_in_log(worker: int) -> None:
-    """Have every line that this process logs tell which worker wrote it."""
+    """Have the JSON lines that this process logs from here on tell which worker wrote them."""
 
     def named(record: logging.LogRecord) -> bool:
         record.worker = worker

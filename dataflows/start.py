@@ -28,6 +28,7 @@ from dataflows.state import (
     LOCK_HELD_ENV,
     OUTBOX,
     JobState,
+    NewerStateError,
     StateHeldError,
     StateLock,
     TopicNotRecognisedError,
@@ -51,6 +52,7 @@ OPERATOR_ERRORS = (
     StateHeldError,
     TopicNotRecognisedError,
     CorruptStateError,
+    NewerStateError,
     ClickHouseUnavailableError,
     DamagedBlockError,
     RefusedInsertError,
@@ -123,7 +125,7 @@ def begin(ready: Ready, generation: int) -> Job:
     """Open the state, or begin one whose sums are of this generation.
 
     Raises:
-        CorruptStateError: the state is damaged.
+        CorruptStateError, NewerStateError: the state is damaged, or a newer version's.
     """
     plan = ready.plan
     state = open_state(plan.state_dir, ready.inputs, 1, generation)

@@ -36,7 +36,7 @@ SHARDS = 8
 """Virtual shards of dedupe and of spend: the most workers that can share the work of one job."""
 
 FORMAT = 2
-"""Of `job.json`. The first had a number of shards and no keys of theirs, and did not tell its format."""
+"""Of `job.json`. A file that tells none is of the first: it has a number of shards or, later, their keys."""
 
 PARTITIONS_MAX = 65_535
 """Inputs that one state directory can ever know: their ordinals are 16-bit."""
@@ -51,8 +51,12 @@ class TopicNotRecognisedError(Exception):
     """The topic is not, or cannot be told to be, the one that the state knows. The message is a sentence."""
 
 
+class NewerStateError(Exception):
+    """The state was written by a version that knows more. The message is a sentence."""
+
+
 class StateHeldError(Exception):
-    """Another job works on the state directory. The message names its process."""
+    """Another job, or workers that it left, have the state directory. The message names its process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +92,19 @@ class JobState:
 
 
 def _told(holder: str) -> str:
-    """Who holds the lock, by the process number that stands in it; workers have it when that one has died."""
+    """Who holds the lock, by the process number that stands in it.
+
+    One that is not there has ended and left its workers, which share the lock; or it runs elsewhere: another
+    container has numbers of its own.
+    """
+    gone = ""
     try:
         os.kill(int(holder), 0)
     except ProcessLookupError:
-        return f"workers of process {holder}, which has ended: they end within a minute"
-    except (ValueError, OSError):
+        gone = ", which does not run here: if it has ended, its workers end within a minute"
+    except (ValueError, OverflowError, OSError):
         pass  # not written yet, or somebody else's process
-    return f"another Meterline job (process {holder})"
+    return f"another Meterline job (process {holder}{gone})"
 
 
 class StateLock:
@@ -146,6 +155,7 @@ def open_state(
 
     Raises:
         CorruptStateError: `job.json` is missing beside other state, is altered, or cannot be read.
+        NewerStateError: a newer version wrote it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     inspect_state(directory)
@@ -176,6 +186,7 @@ def inspect_state(directory: Path) -> None:
     Raises:
         CorruptStateError: it was being rebuilt; `job.json` is damaged, or missing beside a recovery store;
             the recovery store is missing beside segments.
+        NewerStateError: as `open_state`.
     """
     marker = directory / MARKER_OF_REBUILD
     if marker.exists() and marker.read_text() != REBUILD_TOKEN:
@@ -224,7 +235,8 @@ def _read(path: Path, generation: int) -> JobState:
         seed, keys = secrets.randbits(63), shard_keys(SHARDS)
         return JobState(path.parent, seed, keys, 0, 0, generation, MappingProxyType({}))
     try:
-        content = _of_known_format(_read_json(path))
+        content = _read_json(path)
+        _insist_on_known_format(path.parent, int(content.get("format", 1)))
         partitions = [
             Partition(ordinal, entry["source"], entry["number"])
             for ordinal, entry in enumerate(content["partitions"])
@@ -244,10 +256,12 @@ def _read(path: Path, generation: int) -> JobState:
         raise CorruptStateError(f"the state file {path} is damaged: {exc}") from None
 
 
-def _of_known_format(content: dict[str, Any]) -> dict[str, Any]:
-    if content.get("format", 1) > FORMAT:
-        raise ValueError(f"its format is {content['format']}, and this version knows {FORMAT} at most")
-    return content
+def _insist_on_known_format(directory: Path, found: int) -> None:
+    if found > FORMAT:
+        raise NewerStateError(
+            f"the state in {directory} was written by a newer version of Meterline (its format is {found}, "
+            f"and this one knows {FORMAT} at most): use that version"
+        )
 
 
 def _shard_keys(content: dict[str, Any]) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def _chdb_directory(tmp_path_factory: pytest.TempPathFactory) -> str:
 def kept_engine(request: pytest.FixtureRequest) -> Iterator[None]:
     """Keeps chDB from ending with a test's last client: to start it takes longer than many a test.
 
-    Not for tests that start a process on their `clickhouse_url`.
+    Not for tests that start a process on their `clickhouse_url`, or open another directory.
     """
     if os.environ.get(CLICKHOUSE_VARIABLE):
         yield

@@ -172,6 +172,7 @@ def test_a_demo_shows_the_runaway_and_a_second_one_changes_nothing(tmp_path: Pat
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "tenant-runaway" in first.stdout
     assert "nothing new" in second.stdout
+    assert "compile" not in second.stdout, "the first has left the code"
     tables = [re.split(r"\n\n", found.stdout, maxsplit=1)[1] for found in (first, second)]
     assert tables[0] == tables[1]
 

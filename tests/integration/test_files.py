@@ -328,7 +328,8 @@ metring: {}
             marks=pytest.mark.long,  # it waits for the timeout
         ),
         ("ftp://host/x", QUICK, "the source begins with ftp://"),
-        ("file://events.jsonl", QUICK, "the source file://events.jsonl names the host events.jsonl"),
+        ("file://events.jsonl", QUICK, "the source begins with file:// and a name, which would be a host"),
+        ("file://[ab].jsonl", QUICK, "use file:///absolute/path"),
         ("-", None, "pricing.rules[0].input_rate: must be positive"),
     ],
 )
@@ -367,7 +368,7 @@ def test_a_state_directory_that_is_held_or_damaged_is_said_in_a_sentence(tmp_pat
     code, stderr = place.run(f"file://{path}")
     assert code == 1
     assert segment.name in stderr
-    assert ('"message": "done"' in stderr, '"message": "stopped"' in stderr) == (False, True)
+    assert ('"message": "done"' in stderr, '"message": "failed"' in stderr) == (False, True)
     assert "Traceback" not in stderr
     assert "panicked" not in stderr
     code, stderr = Place(tmp_path).run(f"file://{path}", "--state-dir", "/proc/nowhere")

@@ -19,7 +19,7 @@ def begin_as_before(directory: Path) -> None:
     """A state as it was begun then: the number of shards, whose keys are "00" to "07"."""
     open_state(directory, [], 1)
     content = json.loads((directory / "job.json").read_text())
-    del content["checksum"], content["shard_keys"]
+    del content["checksum"], content["format"], content["shard_keys"]
     _write_json(directory / "job.json", {**content, "shards": 8})
 
 

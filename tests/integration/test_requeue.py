@@ -144,7 +144,6 @@ def test_what_the_card_knows_by_now_stands_as_if_it_always_had(tmp_path: Path) -
     assert what_stands(place) == found
 
 
-@pytest.mark.long
 def test_an_event_that_its_client_sent_again_is_resolved_and_not_priced_twice(tmp_path: Path) -> None:
     place = place_with(tmp_path, line("k1"), line("k2"))
     later = tmp_path / "later.jsonl"
@@ -308,6 +307,7 @@ def test_a_state_made_anew_after_a_requeue_counts_its_lines_once(tmp_path: Path,
     code, stderr = place.run(f"file://{tmp_path}/events.jsonl", *flags)
     assert code == 0, stderr
     assert usage(place) == before
+    assert dropped(place) == {"priced": 4, "duplicates": 1}
     spent = place.ask("SELECT spend FROM spend WHERE window_kind = 'day'")
     assert spent == [(Decimal("0.022"),)]
     code, verdict = audit_of(place)
