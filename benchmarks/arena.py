@@ -71,10 +71,10 @@ class Arena:
                 rows_file.write_bytes(client.raw_query(query, fmt="ArrowStream"))
             return measured
 
-    def naive(self, topic: Topic) -> Measured:
-        """One item an event."""
+    def naive(self, topic: Topic, keep_days: int = 0) -> Measured:
+        """One item an event; `keep_days` is for how long it keeps snapshots that nobody needs."""
         with fresh_database(self.servers.clickhouse) as (url, client), self.state() as state:
-            arguments = [self.servers.bootstrap, topic.name, url, str(state / "recovery")]
+            arguments = [self.servers.bootstrap, topic.name, url, str(state / "recovery"), str(keep_days)]
             measured = run_child("benchmarks.naive_flow", arguments, self.core)
             check(client, "naive_events", topic.expected)
             return measured
