@@ -49,8 +49,8 @@ AMOUNTS = {
     Size.SMOKE: Amounts(((BATCHED, 20_000),), few=2_000, more=4_000, decoded=20_000, repetitions=1),
     Size.FULL: Amounts(
         ((BATCHED, 2_000_000), (SINGLE, 2_000_000)),
-        few=400_000,
-        more=1_000_000,
+        few=200_000,
+        more=500_000,
         decoded=500_000,
         repetitions=3,
     ),
