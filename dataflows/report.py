@@ -141,14 +141,15 @@ def dropped_report(client: Client) -> ReportTable:
         ("duplicates", *_one(client, _COPIES), "copies: counted, not priced"),
     ]
     rows += [
-        (f"quarantine: {reason}", count, detail[:60])
+        (f"quarantine: {reason}", count, f"for example: {detail[:60]}")
         for reason, count, detail, _ in quarantine_report(client).rows
     ]
     read, again = _one(client, _READ)
     resolved = _one(client, "SELECT count() FROM quarantine WHERE resolved_at IS NOT NULL")[0]
     if resolved > again:
         rows.append(("resolved", resolved - again, "priced meanwhile as another line: not requeued"))
-    return ReportTable("What arrived, and where it went", ("", "events", ""), tuple(rows), ("read", read, ""))
+    columns = ("what", "events", "detail")
+    return ReportTable("What arrived, and where it went", columns, tuple(rows), ("read", read, ""))
 
 
 def alerts_report(client: Client, limit: int = 50) -> ReportTable:

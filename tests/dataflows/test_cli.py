@@ -70,7 +70,8 @@ def test_each_report_has_text_and_csv(priced: Place, what: str) -> None:
 def test_dropped_adds_up_to_what_was_read(priced: Place) -> None:
     found = meterline("report", "dropped", "--format", "json", "--clickhouse", priced.clickhouse)
     table = json.loads(found.stdout)
-    parts = [row["events"] for row in table["rows"] if not row[""].startswith(" ")]
+    assert table["rows"][0].keys() == {"what", "events", "detail"}
+    parts = [row["events"] for row in table["rows"] if not row["what"].startswith(" ")]
     assert sum(parts) == table["totals"]["events"] == 2_000
 
 
