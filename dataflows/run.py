@@ -257,7 +257,8 @@ def drain_alerts(job: Job) -> None:
 def _progress(counters: Counters) -> Iterator[None]:
     """A line on the terminal that keeps up with the job; without one, a JSON log line now and then.
 
-    The last of these is `done`, `stopped` (somebody ended the job before its input did) or `failed`.
+    The last of these is `done`, `stopped` (its inputs were ended where they are: somebody asked, or it begins
+    again) or `failed`.
     """
     done = threading.Event()
     on_screen = _output().isatty()

@@ -107,6 +107,7 @@ def test_a_new_state_has_the_generation_it_was_given_and_keeps_it(tmp_path: Path
 
 def test_a_state_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     open_state(tmp_path, [("topic", 0)], 1)
+    assert json.loads((tmp_path / "job.json").read_text())["format"] == FORMAT
     write_as(tmp_path, format=FORMAT + 1)
     with pytest.raises(NewerStateError, match=f"its format is {FORMAT + 1}, and this one knows {FORMAT} at"):
         open_state(tmp_path, [("topic", 0)], 1)
