@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from dataflows import compiled
+from dataflows.compiled import _digest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -67,3 +71,12 @@ def test_damaged_code_is_compiled_again(tmp_path: Path, suffix: str, damage: Cal
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("a file where a directory should be")
     assert run(tmp_path) == ("10", "")
+
+
+def test_the_same_sources_elsewhere_have_a_place_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = _digest()
+    shutil.copytree(Path(compiled.__file__).parent, tmp_path / "dataflows")
+    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "dataflows" / "compiled.py"))
+    assert _digest() != here
