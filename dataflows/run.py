@@ -27,6 +27,7 @@ from rich.text import Text
 from dataflows import lifecycle
 from dataflows.begin_again import BeginAgain
 from dataflows.counters import PROCESS, Counters
+from dataflows.first_cause import FirstCause
 from dataflows.metering import build_flow
 from dataflows.metrics import serving_metrics
 from dataflows.start import OPERATOR_ERRORS, Job
@@ -100,6 +101,7 @@ def _run_flow(
     epoch = timedelta(seconds=float(job.plan.settings.metering.epoch_interval_seconds))
     recovery = RecoveryConfig(str(job.state.recovery), timedelta(0))
     details = job.state.directory / f"crash-{process_id or 0}.log"
+    cause = FirstCause()
     PROCESS.begin_run()
     with (
         serving_metrics(os.environ, process_id or 0, PROCESS, epoch.total_seconds()),
@@ -110,7 +112,7 @@ def _run_flow(
     ):
         try:
             cli_main(
-                build_flow(job, process_id or 0, len(addresses or [""]), on_card_awaited),
+                cause.watch(build_flow(job, process_id or 0, len(addresses or [""]), on_card_awaited)),
                 process_id=process_id,
                 addresses=addresses,
                 epoch_interval=epoch,
@@ -122,8 +124,8 @@ def _run_flow(
             if _was_interrupted(exc):
                 raise KeyboardInterrupt from None
             with suppress(OSError), details.open("a", encoding="utf-8") as file:  # the disk may be full
-                traceback.print_exception(exc, file=file)
-            raise explain(exc, details) from exc
+                traceback.print_exception(cause.error or exc, file=file)
+            raise explain(cause.error or exc, details) from exc
 
 
 @contextmanager
@@ -170,6 +172,10 @@ def explain(exc: BaseException, details: Path) -> JobFailedError:
             return JobFailedError(f"the job failed: {what} (its state is in {details.parent})")
     first = causes[-1]
     text = (str(first).splitlines() or [""])[0]
+    if "thread panic" in text:  # of a thread that talks with the other workers
+        return JobFailedError(
+            f"this worker ended with the others: one of them failed, or the engine (details in {details})"
+        )
     return JobFailedError(f"the job failed with {type(first).__name__}: {text} (details in {details})")
 
 

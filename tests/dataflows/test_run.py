@@ -59,10 +59,17 @@ class PanicException(BaseException):  # the engine's own name for it
             id="the engine's, the first line of it",
         ),
         pytest.param(
-            PanicException("Send thread panic"),
+            PanicException("index out of range"),
             JobFailedError,
-            "the job failed with PanicException: Send thread panic (details in /state/crash-0.log)",
+            "the job failed with PanicException: index out of range (details in /state/crash-0.log)",
             id="a panic",
+        ),
+        pytest.param(
+            PanicException("Send thread panic: Any { .. }"),
+            JobFailedError,
+            "this worker ended with the others: one of them failed, or the engine"
+            " (details in /state/crash-0.log)",
+            id="a panic because another worker is gone",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -200,6 +200,32 @@ def test_what_a_restart_cannot_mend_is_said_once(tmp_path: Path, server: ClickHo
     code, stderr = place.run(f"file://{tmp_path}/none-*.jsonl", "--workers", "2")
     assert (code, logged(stderr, RESTARTED), "Traceback" in stderr) == (1, [], False), stderr
     assert stderr.count("meterline: ") == 1
+
+
+def cut(place: Place) -> None:
+    os.truncate(place.root / "events-1.jsonl", 100)
+
+
+def damage(place: Place) -> None:
+    segment = max(place.root.glob("state/dedupe/*/*"), key=lambda path: path.stat().st_size)
+    segment.write_bytes(segment.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize(
+    ("seed", "spoil", "sentence"),
+    [
+        (708, cut, "events-1.jsonl is shorter than what was already read of it"),
+        (709, damage, "is damaged"),
+    ],
+)
+def test_what_only_a_worker_finds_is_said_at_once_too(
+    tmp_path: Path, server: ClickHouseProcess, seed: int, spoil: Callable[[Place], None], sentence: str
+) -> None:
+    place = place_with_traffic(tmp_path / "spoilt", server, seed, events=1_000)
+    assert place.run(source_of(place), "--workers", "2")[0] == 0
+    spoil(place)
+    code, stderr = place.run(source_of(place), "--workers", "2")
+    assert (code, logged(stderr, RESTARTED), sentence in stderr) == (1, [], True), stderr
 
 
 @pytest.mark.long
