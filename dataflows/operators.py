@@ -1,7 +1,5 @@
 """The steps that remember, as thin Bytewax adapters: dedupe by shard of keys, spend by shard of tenants.
 
-Between them a batch waits for its verdicts: none does when an epoch ends, so no snapshot knows of it.
-
 Delivery. Dedupe and spend keep their state in memory and, at every snapshot, append what the epoch added
 to their segment files and hand Bytewax a manifest of them: a few hundred bytes, whatever the state's size.
 A crash before the snapshot is durable resumes from the manifest before it, whose files are still there;
@@ -14,8 +12,7 @@ from __future__ import annotations
 import heapq
 import json
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -29,15 +26,12 @@ from dataflows.segments import Manifest, SegmentLog, manifest_from_json, manifes
 from dataflows.steps import (
     HOUR_MS,
     SETTLED_EVENTS,
-    Judged,
-    KeyedBatch,
+    ShardCrossings,
     ShardSlice,
     ShardVerdicts,
     SpendSlice,
     Tick,
-    judge,
 )
-from pricing.cap import CapAlert
 from pricing.settings import LimitSettings
 from pricing.spend import SpendBook, SpendWindow, WindowKey
 from sinks.rows import WindowVersion, WindowVersions
@@ -229,55 +223,11 @@ class DedupeLogic(StatefulBatchLogic[ShardSlice, ShardVerdicts, str]):
         return self._log.state(self._marks).to_json()
 
 
-class _Waiting:
-    """The batches of one input that wait, and what shards have said of them and of those to come."""
-
-    def __init__(self, shards: int) -> None:
-        self.batches: deque[KeyedBatch] = deque()
-        self.verdicts: list[deque[ShardVerdicts]] = [deque() for _ in range(shards)]
-
-    def __bool__(self) -> bool:
-        return bool(self.batches) or any(self.verdicts)
-
-    def judged(self) -> Iterator[Judged]:
-        """Every batch of which all shards have spoken."""
-        while self.batches and all(self.verdicts):
-            yield judge(self.batches.popleft(), [queue.popleft() for queue in self.verdicts])
-
-
-class JudgeLogic(StatefulBatchLogic["KeyedBatch | ShardVerdicts", Judged, str]):
-    """Batches that wait, each for what every shard of keys says of it.
-
-    Those of an input come in their order, and so do the verdicts of each shard; a batch and its verdicts
-    come in any. At most the batches of an epoch wait, when another worker is slower than this one.
-    """
-
-    def __init__(self, shards: int) -> None:
-        self._shards = shards
-        self._inputs: dict[int, _Waiting] = {}
-
-    def on_batch(self, values: list[KeyedBatch | ShardVerdicts]) -> tuple[Iterable[Judged], bool]:
-        """Judge every batch that is complete."""
-        for value in values:
-            waiting = self._inputs.setdefault(value.tick.partition.ordinal, _Waiting(self._shards))
-            if isinstance(value, KeyedBatch):
-                waiting.batches.append(value)
-            else:
-                waiting.verdicts[value.shard].append(value)
-        judged = [one for waiting in self._inputs.values() for one in waiting.judged()]
-        is_done = not any(self._inputs.values())
-        return judged, StatefulBatchLogic.DISCARD if is_done else StatefulBatchLogic.RETAIN
-
-    def snapshot(self) -> str:
-        """Never called: a logic that waits for nothing is discarded, and none waits when an epoch ends."""
-        raise AssertionError("a batch waits for verdicts at the end of an epoch")
-
-
-SpendOutput: TypeAlias = "WindowVersions | CapAlert"
+SpendOutput: TypeAlias = "WindowVersions | ShardCrossings"
 
 
 class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
-    """One shard of tenants. Rows come in the order of their input: the event that crosses is the first to."""
+    """One shard of tenants."""
 
     def __init__(self, book: SpendBook, log: ShardLog, records: int, marks: Watermarks, keep_ms: int) -> None:
         self._book = book
@@ -313,14 +263,15 @@ class SpendLogic(StatefulBatchLogic[SpendSlice, SpendOutput, str]):
         return cls(book, log, records, state.watermarks(expected), keep_ms)
 
     def on_batch(self, values: list[SpendSlice]) -> tuple[Iterable[SpendOutput], bool]:
-        """Add the rows of every batch; windows that changed and alerts go on."""
+        """Add the sums of every batch: windows that changed go on, and so does what they crossed."""
         outputs: list[SpendOutput] = []
         for value in values:
             self._log.know(value.shard)
             self._marks.advance(value.tick)
-            if value.spent is not None:
-                touched, alerts = self._book.add(value.spent.sums, value.spent.rows)
-                outputs += [versions_of([(key, self._book.windows[key]) for key in touched]), *alerts]
+            if value.sums is not None:
+                touched, crossings = self._book.add(value.sums)
+                outputs.append(versions_of([(key, self._book.windows[key]) for key in touched]))
+                outputs.append(ShardCrossings(value.shard, value.tick, tuple(crossings), value.home))
         return outputs, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> str:

@@ -6,7 +6,7 @@ that remember.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,8 +29,9 @@ from dataflows.batch import (
 from dataflows.decode import refuse
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL, Sightings, pack_position
 from metering.event import QuarantineReason
+from pricing.cap import CapAlert
 from pricing.settings import LimitSettings
-from pricing.spend import sum_rows
+from pricing.spend import Crossing, alert_of, sum_rows
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -95,26 +96,42 @@ class KeyedBatch:
     events: pl.DataFrame
     order: Int64s
     home: str
+    shards: range
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Rows that count for spend, in order of arrival, and their sums: what `SpendBook.add` takes."""
+    """Rows of a batch that count for spend, in order of arrival, and wait for what their sums cross.
 
-    sums: pl.DataFrame
+    `shards` are those of tenants that have sums of them.
+    """
+
+    tick: Tick
     rows: pl.DataFrame
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SpendSlice:
-    """What one batch has to say to shard number `shard` of tenants.
+    """What one batch has to say to shard number `shard` of tenants: `sums`, as `SpendBook.add` takes them.
 
-    `spent` is None where the batch brought that shard nothing.
+    They are None where the batch brought that shard nothing. `home` is the key under which its rows wait.
     """
 
     shard: int
     tick: Tick
-    spent: Spent | None
+    sums: pl.DataFrame | None
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCrossings:
+    """What the sums of a batch cross in shard number `shard` of tenants: mostly nothing."""
+
+    shard: int
+    tick: Tick
+    crossings: tuple[Crossing, ...]
+    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +224,7 @@ def split_by_key(
         ShardSlice(number, tick, _slice(sightings, start, end), home)
         for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
     ]
-    return KeyedBatch(tick, events, order, home), slices
+    return KeyedBatch(tick, events, order, home, range(shards)), slices
 
 
 def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
@@ -224,20 +241,22 @@ def _slice(sightings: Sightings, start: int, end: int) -> Sightings:
 _SPEND_COLUMNS = ("tenant_id", "feature_id", "idempotency_key", "timestamp_ms", "day_start_ms", "price")
 
 
-def split_by_tenant(judged: Judged, shards: int, limits: LimitSettings) -> Iterator[SpendSlice]:
-    """A slice for every shard of tenants, of the events that are not late."""
+def split_by_tenant(
+    judged: Judged, shards: int, limits: LimitSettings, home: str = ""
+) -> tuple[Spent, list[SpendSlice]]:
+    """The rows that are not late, and a slice for each shard of tenants, the empty ones too."""
     rows = judged.priced[list(_SPEND_COLUMNS)]
     late = judged.priced["late"]
     if late.any():
         rows = rows.filter(~late)
-    sums: dict[int, pl.DataFrame] = {}
-    parts: dict[int, pl.DataFrame] = {}
-    if len(rows):
-        sums = partition_by_tenant(sum_rows(rows, limits), shards)
-        parts = partition_by_tenant(rows, shards)
-    for shard in range(shards):
-        spent = Spent(sums[shard], parts[shard]) if shard in parts else None
-        yield SpendSlice(shard, judged.tick, spent)
+    sums = partition_by_tenant(sum_rows(rows, limits), shards) if len(rows) else {}
+    slices = [SpendSlice(shard, judged.tick, sums.get(shard), home) for shard in range(shards)]
+    return Spent(judged.tick, rows, tuple(sums)), slices
+
+
+def alerts_of(spent: Spent, found: Sequence[ShardCrossings]) -> list[CapAlert]:
+    """The alerts that a batch raised, by what its shards of tenants, each in its turn, say of it."""
+    return [alert_of(crossing, spent.rows) for one in found for crossing in one.crossings]
 
 
 def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:
@@ -255,13 +274,7 @@ def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFra
 
 
 def judge(batch: KeyedBatch, found: Sequence[ShardVerdicts]) -> Judged:
-    """What the verdicts of all shards, in the order of their numbers, make of a batch.
-
-    Raises:
-        AssertionError: they are verdicts on another one.
-    """
-    if any(one.shard != number or one.tick != batch.tick for number, one in enumerate(found)):
-        raise AssertionError(f"verdicts of another batch of {batch.tick.partition.name}")
+    """What the verdicts of all shards, in the order of their numbers, make of a batch."""
     events = batch.events
     verdict = np.empty(len(events), np.int8)
     verdict[batch.order] = np.concatenate([one.verdicts for one in found])

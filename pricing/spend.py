@@ -2,8 +2,9 @@
 
 Theory of operation. A book holds one running sum for each (tenant, feature or "", day or month,
 window start) that has seen an event. Sums are whole picodollars, so their order never matters.
-A batch is summed by column first; Python then touches each group once, never each event. Only a
-group that crosses a threshold is looked at row by row, to name the event that crossed it.
+A batch is summed by column first; Python then touches each group once, never each event. Only where a
+group crosses a threshold are rows looked at one by one, to name the event that crossed it: the book tells
+the `Crossing`, and `alert_of` finds the event among the rows, which may be in another process.
 
 A window is kept for the retention after its end, in event time of the slowest live input, so
 that late events still correct it; later ones are marked `late` before they come here. A month is
@@ -16,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
 
 import polars as pl
 
@@ -41,6 +41,21 @@ class SpendWindow:
     events: int = 0
     cap: Decimal | None = None
     raised: list[Decimal] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A window whose sum, `before_pico` before a batch, has reached a threshold of its cap with that batch.
+
+    `limit_pico` is the least sum that reaches it.
+    """
+
+    key: WindowKey
+    end_ms: int
+    cap: Decimal
+    threshold: Decimal
+    limit_pico: int
+    before_pico: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +96,20 @@ class SpendBook:
         self._changed: dict[WindowKey, None] = {}
         self._targets_of = lru_cache(TARGETS_MAX)(self._find_targets)
 
-    def add(self, sums: pl.DataFrame, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
-        """Add priced rows.
-
-        Args:
-            sums: what `sum_rows` makes of them.
-            rows: the same in their order of arrival, with `tenant_id`, `feature_id`, `idempotency_key`,
-                `timestamp_ms`, `day_start_ms` and `price` (USD); none of them late.
+    def add(self, sums: pl.DataFrame) -> tuple[list[WindowKey], list[Crossing]]:
+        """Add what `sum_rows` makes of priced rows, none of them late.
 
         Returns:
-            The windows that changed, and the alerts that this raised.
+            The windows that changed, and the thresholds that they reached.
         """
         touched: list[WindowKey] = []
-        alerts: list[CapAlert] = []
+        crossings: list[Crossing] = []
         for group in self._groups(sums):
             window, key = self._grown(group), group.target.key
             touched.append(key)
             self._changed[key] = None
-            alerts += self._cross(key, window, window.spend_pico - group.amount_pico, rows)
-        return touched, alerts
+            crossings += self._cross(key, window, window.spend_pico - group.amount_pico)
+        return touched, crossings
 
     def restore(self, sums: pl.DataFrame) -> None:
         """Take in what earlier rows sum to: as `add`, but nothing changes or alerts."""
@@ -168,19 +178,14 @@ class SpendBook:
                     targets.append(_Target((tenant, scope, kind, start), end, cap))
         return tuple(targets)
 
-    def _cross(
-        self, key: WindowKey, window: SpendWindow, before_pico: int, rows: pl.DataFrame
-    ) -> Iterable[CapAlert]:
+    def _cross(self, key: WindowKey, window: SpendWindow, before_pico: int) -> Iterable[Crossing]:
         if window.cap is None:
             return
         for threshold in self._thresholds:
-            if threshold in window.raised:
-                continue
             limit_pico = _ceil_pico(window.cap, threshold)
-            if window.spend_pico < limit_pico:
-                continue
-            window.raised.append(threshold)
-            yield _alert(key, window, threshold, _crossing(key, window, before_pico, limit_pico, rows))
+            if threshold not in window.raised and window.spend_pico >= limit_pico:
+                window.raised.append(threshold)
+                yield Crossing(key, window.end_ms, window.cap, threshold, limit_pico, before_pico)
 
 
 @lru_cache(1_024)
@@ -192,49 +197,41 @@ def _ceil_pico(cap: Decimal, threshold: Decimal) -> int:
     return least
 
 
-@dataclass(frozen=True, slots=True)
-class _Crossing:
-    idempotency_key: str
-    timestamp_ms: int
-    spend_pico: int
+def alert_of(crossing: Crossing, rows: pl.DataFrame) -> CapAlert:
+    """The alert of a crossing, which names the first event, in order of arrival, that reached the limit.
 
+    Args:
+        crossing: what `SpendBook.add` told of the sums of these rows.
+        rows: in their order of arrival, with `tenant_id`, `feature_id`, `idempotency_key`, `timestamp_ms`,
+            `day_start_ms` and `price` (USD). Rows of other windows do no harm.
 
-def _crossing(
-    key: WindowKey, window: SpendWindow, before_pico: int, limit_pico: int, rows: pl.DataFrame
-) -> _Crossing:
-    """The first event, in order of arrival, with which the sum reaches the limit."""
-    tenant, feature, _, start = key
+    Raises:
+        AssertionError: the rows are others, and do not reach the limit.
+    """
+    tenant, feature, kind, start = crossing.key
     # By its day, as the sums are: the row that crosses is one of those that were summed.
     mine = (
         (pl.col("tenant_id") == tenant)
         & (pl.col("day_start_ms") >= start)
-        & (pl.col("day_start_ms") < window.end_ms)
+        & (pl.col("day_start_ms") < crossing.end_ms)
     )
     if feature:
         mine &= pl.col("feature_id") == feature
-    spend = before_pico
-    event: dict[str, Any] = {}
+    spend_pico = crossing.before_pico
     for event in rows.filter(mine).iter_rows(named=True):
-        spend += to_pico(event["price"])
-        if spend >= limit_pico:
-            break
-    return _Crossing(event["idempotency_key"], event["timestamp_ms"], spend)
-
-
-def _alert(key: WindowKey, window: SpendWindow, threshold: Decimal, crossing: _Crossing) -> CapAlert:
-    tenant, feature, kind, start = key
-    if window.cap is None:  # only windows with a cap come here
-        raise AssertionError(key)
-    return CapAlert(
-        alert_id=alert_id(tenant, feature, kind, start, threshold),
-        tenant_id=tenant,
-        feature_id=feature,
-        window_kind=kind,
-        window_start_ms=start,
-        window_end_ms=window.end_ms,
-        cap=window.cap,
-        threshold=threshold,
-        spend=from_pico(crossing.spend_pico),
-        crossing_key=crossing.idempotency_key,
-        raised_at_ms=crossing.timestamp_ms,
-    )
+        spend_pico += to_pico(event["price"])
+        if spend_pico >= crossing.limit_pico:
+            return CapAlert(
+                alert_id=alert_id(tenant, feature, kind, start, crossing.threshold),
+                tenant_id=tenant,
+                feature_id=feature,
+                window_kind=kind,
+                window_start_ms=start,
+                window_end_ms=crossing.end_ms,
+                cap=crossing.cap,
+                threshold=crossing.threshold,
+                spend=from_pico(spend_pico),
+                crossing_key=event["idempotency_key"],
+                raised_at_ms=event["timestamp_ms"],
+            )
+    raise AssertionError(f"no row crosses {crossing}")

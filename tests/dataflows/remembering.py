@@ -13,13 +13,14 @@ import numpy as np
 from dataflows.batch import Partition, RawBatch
 from dataflows.decode import TimeBounds, decode
 from dataflows.lines import split_lines
-from dataflows.operators import DedupeLogic, JudgeLogic, SpendLogic, SpendOutput, new_book
+from dataflows.operators import DedupeLogic, SpendLogic, new_book
 from dataflows.rate import rate_events, refuse_unpriced
-from dataflows.steps import HOUR_MS, split_by_key, split_by_tenant
+from dataflows.steps import HOUR_MS, ShardCrossings, alerts_of, judge, split_by_key, split_by_tenant
 from pricing.cap import CapAlert
 from pricing.money import from_pico
 from pricing.rate_card import compile_card
 from pricing.settings import load_settings, thresholds
+from sinks.rows import WindowVersions
 from tests.auditor_cases import NOON_MS
 
 DAY_MS = 24 * HOUR_MS
@@ -102,21 +103,23 @@ class Job:
         rated = rate_events(decoded, CARD, SETTINGS.limits, RETENTION_HOURS)
         keyed, slices = split_by_key(rated, SHARDS, seed=7)
         verdicts = [one for part in slices for one in self.dedupes[part.shard].on_batch([part])[0]]
-        (judged,), _ = JudgeLogic(SHARDS).on_batch([keyed, *verdicts])
+        judged = judge(keyed, verdicts)
         self.seen.duplicates += judged.duplicates["idempotency_key"].to_list()
         self.seen.conflicts += len(judged.quarantined)
         self.seen.priced |= dict(judged.priced.select("idempotency_key", "late").iter_rows())
-        for part in split_by_tenant(judged, SHARDS, SETTINGS.limits):
-            self._spend(self.spends[part.shard].on_batch([part])[0])
-
-    def _spend(self, outputs: Iterable[SpendOutput]) -> None:
+        spent, parts = split_by_tenant(judged, SHARDS, SETTINGS.limits)
+        outputs = [one for part in parts for one in self.spends[part.shard].on_batch([part])[0]]
+        crossings = [one for one in outputs if isinstance(one, ShardCrossings)]
+        assert [one.shard for one in crossings] == list(spent.shards)
+        self.seen.alerts += alerts_of(spent, crossings)
         for output in outputs:
-            if isinstance(output, CapAlert):
-                self.seen.alerts.append(output)
-                continue
-            for one in output.versions:
-                if one.window_kind == "day":
-                    self.seen.spend[one.tenant_id, one.window_start_ms] = from_pico(one.spend_pico)
+            if isinstance(output, WindowVersions):
+                self._see(output)
+
+    def _see(self, windows: WindowVersions) -> None:
+        for one in windows.versions:
+            if one.window_kind == "day":
+                self.seen.spend[one.tenant_id, one.window_start_ms] = from_pico(one.spend_pico)
 
     def epoch(self) -> Seen:
         """End the epoch: every step is snapshotted."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dataflows.batch import QUARANTINE_SCHEMA, RawBatch
 from dataflows.decode import TimeBounds, decode
+from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL
 from dataflows.rate import refuse_unpriced
 from dataflows.steps import (
     HOUR_MS,
@@ -100,6 +101,31 @@ def test_shards_get_every_event_once_in_order_with_its_own_columns(
             assert homes.setdefault((row["tenant_id"], row["idempotency_key"]), one.shard) == one.shard
 
 
+@given(st.lists(st.sampled_from([ORIGINAL, DUPLICATE, CONFLICT]), min_size=1, max_size=40), st.integers(1, 9))
+def test_each_event_gets_its_own_verdict(verdicts: list[int], shards: int) -> None:
+    batch = decoded(*(fields(idempotency_key=f"k-{number}") for number in range(len(verdicts))))
+    keyed, slices = split_by_key(rated(batch, settings_of()), shards, seed=7)
+    wanted = np.array(verdicts, np.int8)[keyed.order]
+    ends = np.cumsum([len(one.sightings) for one in slices])[:-1]
+    found = judge(
+        keyed,
+        [
+            ShardVerdicts(one.shard, one.tick, part, -1, "")
+            for one, part in zip(slices, np.split(wanted, ends), strict=True)
+        ],
+    )
+    by_verdict = {
+        ORIGINAL: found.priced["offset"].to_list(),
+        DUPLICATE: found.duplicates["offset"].to_list(),
+        CONFLICT: found.quarantined["offset"].to_list(),
+    }
+    offsets = batch.events["offset"].to_list()
+    assert by_verdict == {
+        kind: [offset for offset, one in zip(offsets, verdicts, strict=True) if one == kind]
+        for kind in (ORIGINAL, DUPLICATE, CONFLICT)
+    }
+
+
 def test_a_heartbeat_reaches_every_shard() -> None:
     empty = decode(RawBatch.heartbeat(FILE, 9, live=False), TimeBounds(1, 1))
     keyed, slices = split_by_key(rated(empty, settings_of()), 4, seed=7)
@@ -108,7 +134,8 @@ def test_a_heartbeat_reaches_every_shard() -> None:
     nothing = judge(
         keyed, [ShardVerdicts(one.shard, one.tick, np.empty(0, np.int8), 5, "") for one in slices]
     )
-    assert [part.spent for part in split_by_tenant(nothing, 3, settings_of().limits)] == [None, None, None]
+    spent, parts = split_by_tenant(nothing, 3, settings_of().limits)
+    assert ([(one.shard, one.sums) for one in parts], spent.shards) == ([(0, None), (1, None), (2, None)], ())
 
 
 @pytest.mark.parametrize(
@@ -239,14 +266,15 @@ def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -
     events[30]["timestamp"] = NOON_MS - 10 * DAY_MS
     found = judged(*events)
     assert found.priced.filter("late")["idempotency_key"].to_list() == ["k-30"]
-    parts = list(split_by_tenant(found, 3, settings_of().limits))
+    spent, parts = split_by_tenant(found, 3, settings_of().limits)
     assert [(part.shard, part.tick) for part in parts] == [(shard, found.tick) for shard in range(3)]
-    spent = [part.spent for part in parts if part.spent is not None]
-    rows = [part.rows for part in spent]
-    assert [part.sums["price"].sum() for part in spent] == [part["price"].sum() for part in rows]
-    assert [part.sums["events"].sum() for part in spent] == [len(part) for part in rows]
-    assert sorted(pl.concat(rows)["price"].to_list()) == [one for one in range(50) if one != 30]
-    assert sum(len(set(part["tenant_id"])) for part in rows) == 7
+    assert spent.rows["price"].to_list() == [one for one in range(50) if one != 30]
+    sums = {part.shard: part.sums for part in parts if part.sums is not None}
+    assert tuple(sums) == spent.shards
+    assert len(sums) > 1
+    assert sum(len(set(part["tenant_id"])) for part in sums.values()) == 7
+    everything = pl.concat(sums.values())
+    assert (everything["price"].sum(), everything["events"].sum()) == (spent.rows["price"].sum(), 49)
 
 
 def test_rows_of_tables_keep_the_position_and_lose_no_column() -> None:

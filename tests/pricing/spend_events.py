@@ -12,7 +12,7 @@ import polars as pl
 from pricing.cap import CapAlert
 from pricing.money import from_pico
 from pricing.settings import LimitSettings, timezone_for
-from pricing.spend import SpendBook, WindowKey, sum_rows
+from pricing.spend import SpendBook, WindowKey, alert_of, sum_rows
 from pricing.windows import day_window
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -71,8 +71,9 @@ def add_all(book: SpendBook, limits: LimitSettings, batches: Iterable[Sequence[E
 
 
 def add(book: SpendBook, limits: LimitSettings, rows: pl.DataFrame) -> tuple[list[WindowKey], list[CapAlert]]:
-    """Add rows, and the sums that the job makes of them."""
-    return book.add(sum_rows(rows, limits), rows)
+    """Add the sums of rows: the windows that changed, and the alerts of what they crossed."""
+    touched, crossings = book.add(sum_rows(rows, limits))
+    return touched, [alert_of(crossing, rows) for crossing in crossings]
 
 
 def plain(amount: Decimal) -> str:

@@ -10,7 +10,7 @@ import pytest
 from pricing.cap import CapAlert, alert_id
 from pricing.money import to_pico
 from pricing.settings import CapPair, LimitSettings, TenantLimits, TenantOverride
-from pricing.spend import SpendBook, WindowKey
+from pricing.spend import SpendBook, WindowKey, alert_of, sum_rows
 from tests.pricing.spend_events import THRESHOLDS, add, add_all, events_of, ms, rows_of, told, windows_in
 
 
@@ -379,6 +379,19 @@ def test_many_small_amounts_add_up_to_the_last_place() -> None:
     (alert,) = add(book, limits, rows)[1]
     assert book.windows["acme", "", "day", day_ms].spend_pico == to_pico(exact)
     assert (alert.crossing_key, alert.spend) == (str(2 * count - 1), exact)
+
+
+def test_other_rows_than_those_that_were_summed_name_no_event() -> None:
+    lines = [
+        "zeta a 2026-03-01T09:00 k0 99",
+        "acme a 2026-03-01T10:00 k1 39",
+        "acme a 2026-03-01T11:00 k2 11",
+    ]
+    rows = rows_of(FIFTY, events_of(lines))
+    _, (first, second) = SpendBook(FIFTY, THRESHOLDS).add(sum_rows(rows[1:], FIFTY))
+    assert [alert_of(crossing, rows).crossing_key for crossing in (first, second)] == ["k2", "k2"]
+    with pytest.raises(AssertionError, match="no row crosses"):
+        alert_of(second, rows[:2])
 
 
 def test_the_threads_decimal_context_changes_no_sum() -> None:
