@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import click
 
@@ -22,10 +24,18 @@ from dataflows.cli_options import (
 from dataflows.connections import FOLLOW_ENV, PlanError
 from dataflows.price_waiting import with_waiting_priced
 from dataflows.rebuild import prepare_rebuilt
-from dataflows.run import JobFailedError, JobRefusedError, drain_alerts, run_until_wanted_again, run_worker
-from dataflows.start import OPERATOR_ERRORS, Job, held_descriptors, prepare, share_among
+from dataflows.run import (
+    JobFailedError,
+    JobRefusedError,
+    OtherWorkerFailedError,
+    drain_alerts,
+    run_until_wanted_again,
+    run_worker,
+)
+from dataflows.start import OPERATOR_ERRORS, PASSING_ERRORS, Job, held_descriptors, prepare, share_among
 from dataflows.supervise import EXIT_REFUSED, Supervisor
-from sinks.clickhouse import ClickHouseUnavailableError
+
+_log = logging.getLogger(__name__)
 
 
 @click.command(name="run")
@@ -85,8 +95,20 @@ def worker_command(number: int, addresses: str) -> None:
     """Be one of the worker processes of `run --workers`."""
     try:
         run_worker(prepare(os.environ), number, addresses.split(";"))
-    except ClickHouseUnavailableError:
-        raise
-    except (*OPERATOR_ERRORS, JobRefusedError) as exc:
-        click.echo(f"meterline: {exc}", err=True)
-        sys.exit(EXIT_REFUSED)
+    except (*OPERATOR_ERRORS, JobFailedError) as exc:
+        _leave(exc)
+
+
+def _leave(error: Exception) -> NoReturn:
+    """Say why this worker ends, unless another one says it, and end at once.
+
+    The engine's thread that failed may still be on its way out. Python would end it when it ends itself, and
+    the C library then aborts the process, whose exit code would be lost. What is not durable is done again.
+    """
+    if isinstance(error, OtherWorkerFailedError):
+        _log.warning(str(error))
+    else:
+        click.echo(f"meterline: {error}", err=True)
+    sys.stderr.flush()
+    may_pass = isinstance(error, PASSING_ERRORS) or not isinstance(error, (*OPERATOR_ERRORS, JobRefusedError))
+    os._exit(EXIT_FAILED if may_pass else EXIT_REFUSED)

@@ -58,6 +58,10 @@ class InputError(Exception):
     """An input cannot be read as asked. The message is one sentence for the operator."""
 
 
+class InputUnavailableError(InputError):
+    """It cannot be read now; later perhaps it can."""
+
+
 def find_files(pattern: str) -> tuple[str, ...]:
     """Absolute paths of the files that a path or glob names; `-` names standard input.
 
@@ -110,7 +114,7 @@ def _seek(file: BinaryIO, source: str, position: FileState) -> Edges:
     try:
         edges = Edges.of(file, position[0])
     except (OSError, EOFError, zlib.error) as exc:
-        raise InputError(f"{source} is damaged or cannot be read: {exc}") from exc
+        raise _unreadable(source, 0, exc) from exc
     if edges is None:
         raise InputError(
             f"the file {source} is shorter than what was already read of it ({position[0]} bytes): "
@@ -122,6 +126,13 @@ def _seek(file: BinaryIO, source: str, position: FileState) -> Edges:
             "it was replaced or rewritten; give new data a new name"
         )
     return edges
+
+
+def _unreadable(source: str, lines: int, error: Exception) -> InputError:
+    """What is wrong with a file after so many lines. A disk may recover; damaged gzip does not."""
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        return InputUnavailableError(f"{source} cannot be read after line {lines}: {error}")
+    return InputError(f"{source} is damaged after line {lines}: {error}")
 
 
 def _is_object(line: bytes) -> bool:
@@ -138,7 +149,7 @@ def _skip(file: BinaryIO, source: str, lines: int) -> Edges:
         try:
             chunk = file.read(READ_BYTES)
         except (OSError, EOFError, zlib.error) as exc:
-            raise InputError(f"{source} is damaged or cannot be read: {exc}") from exc
+            raise _unreadable(source, lines - left, exc) from exc
         if not chunk and left == 1 and edges.inside_line:
             break
         if not chunk:
@@ -310,9 +321,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         try:
             return self._file.read(self._read_bytes)
         except (OSError, EOFError, zlib.error) as exc:
-            raise InputError(
-                f"{self._partition.source} is damaged or cannot be read after line {self._lines}: {exc}"
-            ) from exc
+            raise _unreadable(self._partition.source, self._lines, exc) from exc
 
 
 class AbsentPartition(StatefulSourcePartition[RawBatch, FileState]):

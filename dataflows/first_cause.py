@@ -10,24 +10,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakMethod
 
 from bytewax.dataflow import Dataflow, Operator
+from bytewax.inputs import FixedPartitionedSource
+from bytewax.outputs import FixedPartitionedSink
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_WORK = ("next_batch", "on_batch", "write_batch", "snapshot")
-"""The methods of what was built that may raise. `next_awake` does not, and runs whenever a worker waits."""
+_WORK = {
+    "source": ("next_batch", "snapshot"),
+    "builder": ("on_batch", "snapshot"),
+    "sink": ("write_batch", "snapshot", "close"),
+}
+"""Fields of Bytewax's steps that build what works, and which of its methods fail a run when they raise.
+
+Not `next_awake`, which runs whenever a worker waits; nor a source's `close`, whose error Bytewax drops.
+"""
+
+_ENDS = (KeyboardInterrupt, SystemExit)
+"""Somebody asked for the end: nothing failed."""
 
 
 class FirstCause:
     """Of one run: `error` is what was raised first, None as long as nothing was."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def watch(self, flow: Dataflow) -> Dataflow:
-        """The same flow, whose steps note here what they raise before Bytewax has it."""
+        """The same flow, whose steps note here what they raise before Bytewax has it.
+
+        Watched are mappers, stateful steps, and sources and sinks of fixed partitions.
+        """
         for step in _steps(flow.substeps):
             if step.substeps:
                 continue  # Bytewax runs these
@@ -35,35 +51,50 @@ class FirstCause:
             if "mapper" in fields:
                 fields["mapper"] = self._noting(_at_once(fields["mapper"]))
             if "builder" in fields:
-                fields["builder"] = self._building(fields["builder"])
+                fields["builder"] = self._building(fields["builder"], _WORK["builder"])
             for name in ("source", "sink"):
-                if name in fields:
-                    makes = fields[name]
-                    vars(makes)["build_part"] = self._building(makes.build_part)
+                kind = fields.get(name)
+                if isinstance(kind, (FixedPartitionedSource, FixedPartitionedSink)):
+                    vars(kind)["list_parts"] = self._noting(_weakly(kind.list_parts))
+                    vars(kind)["build_part"] = self._building(_weakly(kind.build_part), _WORK[name])
         return flow
 
-    def _building(self, build: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    def _building(
+        self, build: Callable[Arguments, Result], names: tuple[str, ...]
+    ) -> Callable[Arguments, Result]:
         def built(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             worker = build(*args, **kwargs)
-            for name in _WORK:
-                if hasattr(worker, name):
-                    vars(worker)[name] = self._noting(getattr(worker, name))
+            for name in names:
+                ends = (*_ENDS, StopIteration) if name == "next_batch" else _ENDS
+                vars(worker)[name] = self._noting(_weakly(getattr(worker, name)), ends)
             return worker
 
         return self._noting(built)
 
-    def _noting(self, work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    def _noting(
+        self, work: Callable[Arguments, Result], ends: tuple[type[BaseException], ...] = _ENDS
+    ) -> Callable[Arguments, Result]:
         @wraps(work)
         def noted(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             try:
                 return work(*args, **kwargs)
-            except StopIteration:  # the end of an input
+            except ends:
                 raise
-            except Exception as error:
+            except BaseException as error:  # a panic of Polars is no Exception
                 self.error = self.error or error
                 raise
 
         return noted
+
+
+def _weakly(method: Callable[..., Result]) -> Callable[..., Result]:
+    """The method, for its own object to keep without a cycle, which would keep its memory after a run."""
+    found = WeakMethod(method)
+
+    def call(*args: Any) -> Result:
+        return found()(*args)  # type: ignore[misc]  # who calls has the object
+
+    return call
 
 
 def _at_once(mapper: Callable[[Any], Iterable[Result]]) -> Callable[[Any], list[Result]]:

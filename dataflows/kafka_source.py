@@ -33,7 +33,7 @@ from confluent_kafka.admin import AdminClient
 
 from dataflows.batch import Partition, RawBatch
 from dataflows.counters import PROCESS
-from dataflows.file_source import AbsentPartition, FileState, InputError
+from dataflows.file_source import AbsentPartition, FileState, InputError, InputUnavailableError
 from dataflows.lifecycle import EpochLifecycle, Turn
 from dataflows.lines import split_lines
 
@@ -105,13 +105,14 @@ def find_partitions(topic: KafkaTopic) -> tuple[int, ...]:
     """The partitions that the topic has now.
 
     Raises:
-        InputError: no broker answers, or the topic does not exist.
+        InputUnavailableError: no broker answers.
+        InputError: the topic does not exist.
     """
     consumer = Consumer({**topic.client_config, "group.id": GROUP})
     try:
         metadata = consumer.list_topics(topic.topic, timeout=METADATA_TIMEOUT_SECONDS)
     except KafkaException:
-        raise InputError(f"no Kafka broker answers at {topic.bootstrap}") from None
+        raise InputUnavailableError(f"no Kafka broker answers at {topic.bootstrap}") from None
     finally:
         consumer.close()
     found = metadata.topics[topic.topic]
@@ -124,7 +125,7 @@ def topic_identity(topic: KafkaTopic) -> str:
     """The id that the broker gave the topic when it was created; empty where it has none to tell.
 
     Raises:
-        InputError: no broker answers.
+        InputUnavailableError: no broker answers.
     """
     admin = AdminClient({**topic.client_config})
     try:
@@ -137,7 +138,9 @@ def topic_identity(topic: KafkaTopic) -> str:
             topic.topic
         ].result()
     except KafkaException as exc:
-        raise InputError(f"Kafka at {topic.bootstrap} does not describe {topic.topic}: {exc}") from None
+        raise InputUnavailableError(
+            f"Kafka at {topic.bootstrap} does not describe {topic.topic}: {exc}"
+        ) from None
     identity = str(described.topic_id or "")
     return "" if identity == _NO_IDENTITY else identity
 
@@ -146,7 +149,7 @@ def oldest_offset(topic: KafkaTopic, number: int) -> int:
     """The offset of the oldest message that a partition still has.
 
     Raises:
-        InputError: the broker does not say.
+        InputUnavailableError: the broker does not say.
     """
     consumer = Consumer({**topic.client_config, "group.id": GROUP})
     try:
@@ -154,7 +157,9 @@ def oldest_offset(topic: KafkaTopic, number: int) -> int:
             TopicPartition(topic.topic, number), timeout=METADATA_TIMEOUT_SECONDS
         )
     except KafkaException as exc:
-        raise InputError(f"Kafka does not say what {topic.topic}/{number} still has: {exc}") from None
+        raise InputUnavailableError(
+            f"Kafka does not say what {topic.topic}/{number} still has: {exc}"
+        ) from None
     finally:
         consumer.close()
     return int(oldest)
@@ -258,18 +263,18 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, FileState]):
                 self._live = False
                 self._end_seen = message.offset() or 0
             elif error.code() not in _PASSING:
-                raise InputError(self._refusal(error))
+                raise self._refusal(error)
         return messages
 
-    def _refusal(self, error: KafkaError) -> str:
+    def _refusal(self, error: KafkaError) -> InputError:
         name = self._partition.name
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            return (
+            return InputError(
                 f"Kafka no longer has offset {self._next_offset} of {name}: messages were deleted before "
                 "they were read; nothing was skipped, and the job has stopped. "
                 "`meterline run --rebuild-state` goes on with what is left"
             )
-        return f"Kafka refuses to serve {name}: {error.str()}"
+        return InputUnavailableError(f"Kafka refuses to serve {name}: {error.str()}")
 
     def _batch(self, messages: list[Message]) -> RawBatch:
         values = [message.value() or b"" for message in messages]

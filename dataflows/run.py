@@ -30,10 +30,10 @@ from dataflows.counters import PROCESS, Counters
 from dataflows.first_cause import FirstCause
 from dataflows.metering import build_flow
 from dataflows.metrics import serving_metrics
-from dataflows.start import OPERATOR_ERRORS, Job
+from dataflows.start import OPERATOR_ERRORS, PASSING_ERRORS, Job
 from dataflows.state import LOCK_HELD_ENV
 from dataflows.supervise import end_with_parent
-from sinks.clickhouse import ClickHouseUnavailableError, connect
+from sinks.clickhouse import connect
 from sinks.engine_output import STANDARD_ERROR, STANDARD_OUTPUT, engine_output_to
 from sinks.publish import INSERT_SETTINGS
 from sinks.rows import delivery_rows
@@ -63,6 +63,10 @@ class JobRefusedError(JobFailedError):
     """The same, for a reason that a restart does not mend."""
 
 
+class OtherWorkerFailedError(JobFailedError):
+    """The same, because another worker did; or the engine, which does not say what failed it."""
+
+
 def run_job(job: Job) -> None:
     """Run to the end of the input, or until interrupted; then give alerts a bounded time to leave.
 
@@ -86,7 +90,8 @@ def run_worker(job: Job, number: int, addresses: list[str]) -> None:
     """Be worker `number` of a cluster whose workers listen at `addresses`; end when the supervisor does.
 
     Raises:
-        JobFailedError: as `run_job`; also when another worker died.
+        JobFailedError: as `run_job`.
+        OtherWorkerFailedError: another worker ended.
     """
     _name_in_log(number)
     # Not the parent of this moment: the supervisor may have died while this process came up.
@@ -124,7 +129,9 @@ def _run_flow(
             if _was_interrupted(exc):
                 raise KeyboardInterrupt from None
             with suppress(OSError), details.open("a", encoding="utf-8") as file:  # the disk may be full
-                traceback.print_exception(cause.error or exc, file=file)
+                traceback.print_exception(exc, file=file)  # with one worker, it names the step and the cause
+                if cause.error is not None and cause.error not in _causes(exc):
+                    traceback.print_exception(cause.error, file=file)
             raise explain(cause.error or exc, details) from exc
 
 
@@ -161,7 +168,7 @@ def explain(exc: BaseException, details: Path) -> JobFailedError:
     """The operator's sentence somewhere in a chain of causes, or the nearest thing to one."""
     causes = list(_causes(exc))
     for cause in causes:
-        if isinstance(cause, ClickHouseUnavailableError):
+        if isinstance(cause, PASSING_ERRORS):
             return JobFailedError(str(cause))
         if isinstance(cause, OPERATOR_ERRORS):
             return JobRefusedError(str(cause))
@@ -173,7 +180,7 @@ def explain(exc: BaseException, details: Path) -> JobFailedError:
     first = causes[-1]
     text = (str(first).splitlines() or [""])[0]
     if "thread panic" in text:  # of a thread that talks with the other workers
-        return JobFailedError(
+        return OtherWorkerFailedError(
             f"this worker ended with the others: one of them failed, or the engine (details in {details})"
         )
     return JobFailedError(f"the job failed with {type(first).__name__}: {text} (details in {details})")

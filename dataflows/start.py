@@ -20,7 +20,7 @@ from dataflows.connections import (
     process_environment,
     read_webhooks,
 )
-from dataflows.file_source import InputError
+from dataflows.file_source import InputError, InputUnavailableError
 from dataflows.kafka_source import topic_identity
 from dataflows.recovery_store import check_store
 from dataflows.segments import CorruptStateError
@@ -59,6 +59,9 @@ OPERATOR_ERRORS = (
     OutboxError,
 )
 """Errors whose message is written for the operator; everything else is a defect of ours."""
+
+PASSING_ERRORS = (ClickHouseUnavailableError, InputUnavailableError)
+"""Those of them that a restart may mend."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The steps of the job as functions over batches: split by key, judge, split by tenant.
+"""The steps of the job as functions over batches: split by key, judge, split by tenant, alert.
 
 Nothing here keeps state or does IO; `dataflows.rate` prices batches, `dataflows.operators` holds the steps
 that remember.
@@ -255,8 +255,18 @@ def split_by_tenant(
 
 
 def alerts_of(spent: Spent, found: Sequence[ShardCrossings]) -> list[CapAlert]:
-    """The alerts that a batch raised, by what its shards of tenants, each in its turn, say of it."""
-    return [alert_of(crossing, spent.rows) for one in found for crossing in one.crossings]
+    """The alerts that a batch raised, by what its shards of tenants, each in its turn, say of it.
+
+    Raises:
+        AssertionError: they speak of other rows.
+    """
+    crossings = [crossing for one in found for crossing in one.crossings]
+    if not crossings:
+        return []
+    # A tenant that crosses one threshold often crosses several: its rows are looked for once.
+    tenants = {crossing.key[0] for crossing in crossings}
+    rows = spent.rows.filter(pl.col("tenant_id").is_in(tenants)).partition_by("tenant_id", as_dict=True)
+    return [alert_of(crossing, rows[crossing.key[:1]]) for crossing in crossings]
 
 
 def partition_by_tenant(rows: pl.DataFrame, shards: int) -> dict[int, pl.DataFrame]:

@@ -2,7 +2,8 @@
 
 Bytewax stops every process of a cluster when one dies, so the supervisor waits for all of them, pauses,
 and starts all again; each goes on from the last durable epoch. It gives up after `RESTARTS_MAX`
-restarts in a row, and at once when a worker refuses: with the same configuration it would refuse again.
+restarts in a row, and at once when a worker refuses: with the same configuration, input and state it would
+refuse again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,15 @@ import pytest
 from dataflows import file_source
 from dataflows.batch import Partition
 from dataflows.edges import EDGE_BYTES
-from dataflows.file_source import READ_BYTES, FilePartition, FileSource, FileState, InputError, read_bytes
+from dataflows.file_source import (
+    READ_BYTES,
+    FilePartition,
+    FileSource,
+    FileState,
+    InputError,
+    InputUnavailableError,
+    read_bytes,
+)
 from dataflows.metering import _source
 from dataflows.recount import Ledger, recount_file
 from dataflows.start import Job
@@ -199,3 +207,41 @@ def test_a_job_tells_its_files_how_many_workers_share_them() -> None:
     source = _source(cast(Job, job), 3)
     assert isinstance(source, FileSource)
     assert source.workers == 3
+
+
+PACKED = gzip.compress(b"".join(b'{"k": %d}\n' % number for number in range(1_000)))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(PACKED[:-100], id="cut"),
+        pytest.param(b"no gzip at all", id="something else"),
+        pytest.param(PACKED[:60] + bytes([PACKED[60] ^ 1]) + PACKED[61:], id="a bit"),
+    ],
+)
+def test_a_damaged_archive_is_refused(tmp_path: Path, damaged: bytes) -> None:
+    path = tmp_path / "events.jsonl.gz"
+    path.write_bytes(damaged)
+    part = opened(path, None)
+    with pytest.raises(InputError, match=r"events\.jsonl\.gz is damaged after line \d+: ") as refused:
+        lines_of(part)
+    part.close()
+    assert not isinstance(refused.value, InputUnavailableError)
+
+
+@pytest.mark.parametrize("lines_read", [0, 1])
+def test_a_disk_that_fails_may_recover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_read: int
+) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(ONE + b"\n" + TWO + b"\n")
+    state = (len(ONE) + 1, 1, 0) if lines_read else None
+
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    broken = SimpleNamespace(read=fail, seek=lambda _: 0, tell=lambda: 0, close=lambda: None)
+    monkeypatch.setattr(file_source, "_open", lambda _: broken)
+    with pytest.raises(InputUnavailableError, match=r"cannot be read after line 0: .*Input/output error"):
+        lines_of(opened(path, state))

@@ -1,7 +1,9 @@
-"""What any part of a flow raises is noted before Bytewax has it, and the end of an input is not."""
+"""What any part of a flow raises is noted before Bytewax has it; that an input ends is not."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -42,6 +44,7 @@ class Source(FixedPartitionedSource[int, int]):
         self._reach = reach
 
     def list_parts(self) -> list[str]:
+        self._reach("source list_parts")
         return ["only"]
 
     def build_part(self, *_: object) -> Numbers:
@@ -55,7 +58,7 @@ class Echo(StatefulBatchLogic[int, int, int]):
 
     def on_batch(self, values: list[int]) -> tuple[list[int], bool]:
         self._reach("on_batch")
-        return values, False
+        return values, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> int:
         self._reach("step snapshot")
@@ -73,12 +76,16 @@ class Written(StatefulSinkPartition[int, int]):
         self._reach("sink snapshot")
         return 0
 
+    def close(self) -> None:
+        self._reach("sink close")
+
 
 class Sink(FixedPartitionedSink[int, int]):
     def __init__(self, reach: Pass) -> None:
         self._reach = reach
 
     def list_parts(self) -> list[str]:
+        self._reach("sink list_parts")
         return ["0"]
 
     def build_part(self, *_: object) -> Written:
@@ -86,7 +93,7 @@ class Sink(FixedPartitionedSink[int, int]):
         return Written(self._reach)
 
 
-def flow_of(reach: Pass) -> Dataflow:
+def flow_of(reach: Pass, logic: Callable[[Pass], Echo] = Echo) -> Dataflow:
     def keyed(number: int) -> tuple[str, int]:
         reach("map")
         return "0", number
@@ -97,7 +104,7 @@ def flow_of(reach: Pass) -> Dataflow:
 
     def build(_: int | None) -> Echo:
         reach("builder")
-        return Echo(reach)
+        return logic(reach)
 
     flow = Dataflow("watched")
     numbers = op.input("in", flow, Source(reach))
@@ -114,6 +121,8 @@ def recovery(tmp_path: Path) -> RecoveryConfig:
 
 
 PLACES = (
+    "source list_parts",
+    "sink list_parts",
     "source build_part",
     "next_batch",
     "source snapshot",
@@ -125,13 +134,25 @@ PLACES = (
     "sink build_part",
     "write_batch",
     "sink snapshot",
+    "sink close",
 )
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_error_of_each_place_is_noted(place: str, recovery: RecoveryConfig) -> None:
-    raised = ValueError(place)
+class PanicException(BaseException):
+    """As Polars raises it."""
 
+
+@pytest.mark.parametrize(
+    ("place", "raised"),
+    [
+        *((place, ValueError(place)) for place in PLACES),
+        ("map", PanicException()),
+        ("on_batch", StopIteration()),
+    ],
+)
+def test_the_error_of_each_place_is_noted(
+    place: str, raised: BaseException, recovery: RecoveryConfig
+) -> None:
     def reach(here: str) -> None:
         if here == place:
             raise raised
@@ -147,6 +168,23 @@ def test_a_run_that_ends_well_has_none(recovery: RecoveryConfig) -> None:
     cause = FirstCause()
     run_main(cause.watch(flow_of(reached.append)), recovery_config=recovery)
     assert (cause.error, set(reached)) == (None, set(PLACES))
+
+
+def test_what_a_run_remembered_goes_with_it(recovery: RecoveryConfig) -> None:
+    built: list[weakref.ref[object]] = []
+
+    class Remembered(Echo):
+        def __init__(self, reach: Pass) -> None:
+            super().__init__(reach)
+            built.append(weakref.ref(self))
+
+    gc.collect()
+    gc.disable()  # as in a job, which looks for cycles rarely
+    try:
+        run_main(FirstCause().watch(flow_of(lambda _: None, Remembered)), recovery_config=recovery)
+        assert (len(built), [one() for one in built]) == (1, [None])
+    finally:
+        gc.enable()
 
 
 def test_what_fails_because_something_failed_is_not_the_cause() -> None:

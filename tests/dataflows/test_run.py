@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dataflows.run import NEW_OBJECTS_MAX, JobFailedError, JobRefusedError, _rare_collections, explain
+from dataflows.file_source import InputUnavailableError
+from dataflows.run import (
+    NEW_OBJECTS_MAX,
+    JobFailedError,
+    JobRefusedError,
+    OtherWorkerFailedError,
+    _rare_collections,
+    explain,
+)
 from dataflows.state import StateHeldError
 from sinks.clickhouse import ClickHouseUnavailableError
 from sinks.engine_output import STANDARD_ERROR, STANDARD_OUTPUT, engine_output_to
@@ -46,6 +54,9 @@ class PanicException(BaseException):  # the engine's own name for it
             ClickHouseUnavailableError("it is away"), JobFailedError, "it is away", id="a restart may"
         ),
         pytest.param(
+            InputUnavailableError("no broker answers"), JobFailedError, "no broker answers", id="this one too"
+        ),
+        pytest.param(
             KeyError("k"),
             JobFailedError,
             "the job failed with KeyError: 'k' (details in /state/crash-0.log)",
@@ -66,7 +77,7 @@ class PanicException(BaseException):  # the engine's own name for it
         ),
         pytest.param(
             PanicException("Send thread panic: Any { .. }"),
-            JobFailedError,
+            OtherWorkerFailedError,
             "this worker ended with the others: one of them failed, or the engine"
             " (details in /state/crash-0.log)",
             id="a panic because another worker is gone",

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from dataflows.batch import QUARANTINE_SCHEMA, RawBatch
 from dataflows.decode import TimeBounds, decode
 from dataflows.dedupe import CONFLICT, DUPLICATE, ORIGINAL
+from dataflows.metering import _alert_rows
 from dataflows.rate import refuse_unpriced
 from dataflows.steps import (
     HOUR_MS,
     SETTLED_EVENTS,
+    ShardCrossings,
     ShardVerdicts,
+    alerts_of,
     content_hashes,
     judge,
     key_hashes,
@@ -29,6 +32,7 @@ from dataflows.steps import (
 from dataflows.tables import priced_rows, quarantine_rows
 from pricing.rate_card import compile_card
 from pricing.settings import load_settings
+from pricing.spend import SpendBook
 from tests.auditor_cases import NOON_MS, fields
 from tests.dataflows.stepped import DAY_MS, FILE, PLAIN, decoded, judged, rated, settings_of
 
@@ -275,6 +279,24 @@ def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -
     assert sum(len(set(part["tenant_id"])) for part in sums.values()) == 7
     everything = pl.concat(sums.values())
     assert (everything["price"].sum(), everything["events"].sum()) == (spent.rows["price"].sum(), 49)
+
+
+def test_alerts_go_where_the_outbox_is() -> None:
+    settings = settings_of("limits: {tenant: {daily_cap: 1000}}")
+    events = [fields(idempotency_key=f"k-{one}", tenant_id=f"t-{one % 3}") for one in range(6)]
+    spent, parts = split_by_tenant(judged(*events, settings=settings), 4, settings.limits)
+    found = []
+    for part in parts:
+        if part.sums is not None:
+            _, crossings = SpendBook(settings.limits, (Decimal(1),)).add(part.sums)
+            found.append(ShardCrossings(part.shard, part.tick, tuple(crossings), ""))
+    alerts = alerts_of(spent, found)
+    assert sorted((alert.tenant_id, alert.crossing_key) for alert in alerts) == [
+        ("t-0", "k-0"),
+        ("t-1", "k-1"),
+        ("t-2", "k-2"),
+    ]
+    assert list(_alert_rows(("", alerts))) == [("0", alert) for alert in alerts]
 
 
 def test_rows_of_tables_keep_the_position_and_lose_no_column() -> None:

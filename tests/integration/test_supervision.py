@@ -20,14 +20,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dataflows.supervise import EXIT_REFUSED, STEADY_SECONDS, RestartBudget, Supervisor
+from dataflows.supervise import EXIT_REFUSED, STEADY_SECONDS, RestartBudget, Supervisor, free_addresses
 from dataflows.traffic import TrafficShape, generate
 from tests.auditor import Audit, audit, load_config
 from tests.auditor_event import lines_of_file
 from tests.clickhouse_process import ClickHouseProcess, running_clickhouse
 from tests.integration.running import (
     JOB_SECONDS,
+    QUICK,
     ROOT,
+    SEED_RULES,
     Place,
     assert_agrees,
     audit_of,
@@ -39,6 +41,8 @@ from tests.integration.running import (
 pytestmark = pytest.mark.slow
 
 FILES = 4
+LOW_CAPS = SEED_RULES.replace("daily_cap: 50.00", "daily_cap: 0.50, monthly_cap: 1.00") + QUICK
+"""A hundred alerts a day of traffic."""
 _TENANT = re.compile(rb'"tenant_id": ?"[^"]*"')
 KILLED = -signal.SIGKILL
 
@@ -79,7 +83,7 @@ def place_with_traffic(root: Path, server: ClickHouseProcess, seed: int, events:
         files[zlib.crc32(tenant.group() if tenant else line) % FILES].append(line)
     for number, lines in enumerate(files):
         (root / f"events-{number}.jsonl").write_bytes(b"".join(lines))
-    return Place(root, served=server.url().replace("/meterline", f"/run_{seed}"))
+    return Place(root, LOW_CAPS, served=server.url().replace("/meterline", f"/run_{seed}"))
 
 
 def source_of(place: Place) -> str:
@@ -208,7 +212,8 @@ def cut(place: Place) -> None:
 
 def damage(place: Place) -> None:
     segment = max(place.root.glob("state/dedupe/*/*"), key=lambda path: path.stat().st_size)
-    segment.write_bytes(segment.read_bytes()[:-1] + b"?")
+    data = segment.read_bytes()
+    segment.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +230,68 @@ def test_what_only_a_worker_finds_is_said_at_once_too(
     assert place.run(source_of(place), "--workers", "2")[0] == 0
     spoil(place)
     code, stderr = place.run(source_of(place), "--workers", "2")
-    assert (code, logged(stderr, RESTARTED), sentence in stderr) == (1, [], True), stderr
+    (said,) = [line for line in stderr.splitlines() if not line.startswith("{")]
+    assert (code, logged(stderr, RESTARTED), sentence in said) == (1, [], True), stderr
+    words = "".join(path.read_text() for path in place.root.glob("state/crash-*.log"))
+    assert "Traceback" in words
+    assert said.removeprefix("meterline: ") in words
+
+
+ONE_OF_TWO_REFUSES = """
+import sys
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.run import cli_main
+from bytewax.testing import TestingSink, TestingSource
+from dataflows.cli_run import _leave
+from dataflows.file_source import InputError
+from dataflows.first_cause import FirstCause
+from dataflows.run import OtherWorkerFailedError
+
+def refuse(number):
+    raise InputError("it was cut")
+
+flow = Dataflow("refused")
+op.output("out", op.map("map", op.input("in", flow, TestingSource([1])), refuse), TestingSink([]))
+cause = FirstCause()
+try:
+    cli_main(cause.watch(flow), process_id=int(sys.argv[1]), addresses=sys.argv[2].split(";"))
+except BaseException as error:
+    _leave(cause.error or OtherWorkerFailedError("another one"))
+"""
+
+
+def test_only_the_worker_that_refuses_says_so_and_by_its_exit_code() -> None:
+    addresses = ";".join(free_addresses(2))
+    command = [sys.executable, "-c", ONE_OF_TWO_REFUSES]
+    pair = [
+        subprocess.Popen([*command, str(number), addresses], cwd=ROOT, stderr=subprocess.PIPE)
+        for number in (0, 1)
+    ]
+    said = [worker.communicate(timeout=JOB_SECONDS)[1].count(b"meterline: it was cut") for worker in pair]
+    assert sorted(zip((worker.returncode for worker in pair), said, strict=True)) == [(1, 0), (EXIT_REFUSED, 1)]
+
+
+def test_bytewax_can_run_it_in_threads(tmp_path: Path, server: ClickHouseProcess) -> None:
+    place = place_with_traffic(tmp_path / "threads", server, 710, events=4_000)
+    environment = {
+        "METERLINE_CONFIG": str(place.root / "meterline.yaml"),
+        "METERLINE_SOURCE": source_of(place),
+        "METERLINE_CLICKHOUSE_URL": place.clickhouse,
+        "METERLINE_STATE_DIR": str(place.root / "state"),
+    }
+    flags = ["-w", "3", "-r", str(place.root / "state" / "recovery"), "-s", "1", "-b", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bytewax.run", "dataflows.metering", *flags],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=JOB_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_agrees(place, expected_of(place))
 
 
 @pytest.mark.long
