@@ -269,7 +269,8 @@ def test_only_the_worker_that_refuses_says_so_and_by_its_exit_code() -> None:
         for number in (0, 1)
     ]
     said = [worker.communicate(timeout=JOB_SECONDS)[1].count(b"meterline: it was cut") for worker in pair]
-    assert sorted(zip((worker.returncode for worker in pair), said, strict=True)) == [(1, 0), (EXIT_REFUSED, 1)]
+    codes = [worker.returncode for worker in pair]
+    assert sorted(zip(codes, said, strict=True)) == [(1, 0), (EXIT_REFUSED, 1)]
 
 
 def test_bytewax_can_run_it_in_threads(tmp_path: Path, server: ClickHouseProcess) -> None:
