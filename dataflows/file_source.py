@@ -94,7 +94,7 @@ def _require_readable(path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as exc:
-        raise InputError(f"the file {path} cannot be read: {exc.strerror}") from None
+        raise InputUnavailableError(f"the file {path} cannot be read: {exc.strerror}") from None
 
 
 def _open(source: str) -> BinaryIO:
@@ -114,7 +114,7 @@ def _seek(file: BinaryIO, source: str, position: FileState) -> Edges:
     try:
         edges = Edges.of(file, position[0])
     except (OSError, EOFError, zlib.error) as exc:
-        raise _unreadable(source, 0, exc) from exc
+        raise _unreadable(source, exc) from exc
     if edges is None:
         raise InputError(
             f"the file {source} is shorter than what was already read of it ({position[0]} bytes): "
@@ -128,11 +128,11 @@ def _seek(file: BinaryIO, source: str, position: FileState) -> Edges:
     return edges
 
 
-def _unreadable(source: str, lines: int, error: Exception) -> InputError:
-    """What is wrong with a file after so many lines. A disk may recover; damaged gzip does not."""
+def _unreadable(what: str, error: Exception) -> InputError:
+    """What is wrong with a file, or with the rest of one. A disk may recover; damaged gzip does not."""
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
-        return InputUnavailableError(f"{source} cannot be read after line {lines}: {error}")
-    return InputError(f"{source} is damaged after line {lines}: {error}")
+        return InputUnavailableError(f"{what} cannot be read: {error}")
+    return InputError(f"{what} is damaged: {error}")
 
 
 def _is_object(line: bytes) -> bool:
@@ -149,7 +149,7 @@ def _skip(file: BinaryIO, source: str, lines: int) -> Edges:
         try:
             chunk = file.read(READ_BYTES)
         except (OSError, EOFError, zlib.error) as exc:
-            raise _unreadable(source, lines - left, exc) from exc
+            raise _unreadable(source, exc) from exc
         if not chunk and left == 1 and edges.inside_line:
             break
         if not chunk:
@@ -321,7 +321,7 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         try:
             return self._file.read(self._read_bytes)
         except (OSError, EOFError, zlib.error) as exc:
-            raise _unreadable(self._partition.source, self._lines, exc) from exc
+            raise _unreadable(f"{self._partition.source}, after line {self._lines},", exc) from exc
 
 
 class AbsentPartition(StatefulSourcePartition[RawBatch, FileState]):

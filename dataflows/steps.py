@@ -258,7 +258,7 @@ def alerts_of(spent: Spent, found: Sequence[ShardCrossings]) -> list[CapAlert]:
     """The alerts that a batch raised, by what its shards of tenants, each in its turn, say of it.
 
     Raises:
-        AssertionError: they speak of other rows.
+        AssertionError, KeyError: they speak of other rows.
     """
     crossings = [crossing for one in found for crossing in one.crossings]
     if not crossings:

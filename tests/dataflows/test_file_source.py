@@ -16,6 +16,7 @@ from dataflows import file_source
 from dataflows.batch import Partition
 from dataflows.edges import EDGE_BYTES
 from dataflows.file_source import (
+    BYTES_UNKNOWN,
     READ_BYTES,
     FilePartition,
     FileSource,
@@ -220,28 +221,42 @@ PACKED = gzip.compress(b"".join(b'{"k": %d}\n' % number for number in range(1_00
         pytest.param(PACKED[:60] + bytes([PACKED[60] ^ 1]) + PACKED[61:], id="a bit"),
     ],
 )
-def test_a_damaged_archive_is_refused(tmp_path: Path, damaged: bytes) -> None:
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        pytest.param(None, r"events\.jsonl\.gz, after line \d+, is damaged: ", id="new"),
+        pytest.param((11_000, 1_000, 0), r"events\.jsonl\.gz is damaged: ", id="read before"),
+        pytest.param((BYTES_UNKNOWN, 1_000, 0), r"events\.jsonl\.gz is damaged: ", id="after a rebuild"),
+    ],
+)
+def test_a_damaged_archive_is_refused(
+    tmp_path: Path, damaged: bytes, state: FileState | None, sentence: str
+) -> None:
     path = tmp_path / "events.jsonl.gz"
     path.write_bytes(damaged)
-    part = opened(path, None)
-    with pytest.raises(InputError, match=r"events\.jsonl\.gz is damaged after line \d+: ") as refused:
-        lines_of(part)
-    part.close()
+    with pytest.raises(InputError, match=sentence) as refused:
+        lines_of(opened(path, state))
     assert not isinstance(refused.value, InputUnavailableError)
 
 
-@pytest.mark.parametrize("lines_read", [0, 1])
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (None, r"events\.jsonl, after line 0, cannot be read: .*Input/output error"),
+        ((len(ONE) + 1, 1, 0), r"events\.jsonl cannot be read: .*Input/output error"),
+        ((BYTES_UNKNOWN, 1, 0), r"events\.jsonl cannot be read: .*Input/output error"),
+    ],
+)
 def test_a_disk_that_fails_may_recover(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_read: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: FileState | None, sentence: str
 ) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(ONE + b"\n" + TWO + b"\n")
-    state = (len(ONE) + 1, 1, 0) if lines_read else None
 
     def fail(*_: object) -> bytes:
         raise OSError(5, "Input/output error")
 
     broken = SimpleNamespace(read=fail, seek=lambda _: 0, tell=lambda: 0, close=lambda: None)
     monkeypatch.setattr(file_source, "_open", lambda _: broken)
-    with pytest.raises(InputUnavailableError, match=r"cannot be read after line 0: .*Input/output error"):
+    with pytest.raises(InputUnavailableError, match=sentence):
         lines_of(opened(path, state))

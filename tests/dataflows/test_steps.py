@@ -281,20 +281,19 @@ def test_split_by_tenant_keeps_late_events_out_and_every_tenant_in_one_place() -
     assert (everything["price"].sum(), everything["events"].sum()) == (spent.rows["price"].sum(), 49)
 
 
-def test_alerts_go_where_the_outbox_is() -> None:
-    settings = settings_of("limits: {tenant: {daily_cap: 1000}}")
+def test_alerts_name_their_events_and_go_where_the_outbox_is() -> None:
+    settings = settings_of("limits: {tenant: {daily_cap: 2500}}")  # an event is 1,400
     events = [fields(idempotency_key=f"k-{one}", tenant_id=f"t-{one % 3}") for one in range(6)]
     spent, parts = split_by_tenant(judged(*events, settings=settings), 4, settings.limits)
     found = []
     for part in parts:
         if part.sums is not None:
-            _, crossings = SpendBook(settings.limits, (Decimal(1),)).add(part.sums)
+            _, crossings = SpendBook(settings.limits, (Decimal("0.5"), Decimal(1))).add(part.sums)
             found.append(ShardCrossings(part.shard, part.tick, tuple(crossings), ""))
     alerts = alerts_of(spent, found)
-    assert sorted((alert.tenant_id, alert.crossing_key) for alert in alerts) == [
-        ("t-0", "k-0"),
-        ("t-1", "k-1"),
-        ("t-2", "k-2"),
+    assert sorted((alert.tenant_id, alert.threshold, alert.crossing_key) for alert in alerts) == [
+        (f"t-{one % 3}", threshold, f"k-{one}")
+        for one, threshold in zip((0, 3, 1, 4, 2, 5), (Decimal("0.5"), Decimal(1)) * 3, strict=True)
     ]
     assert list(_alert_rows(("", alerts))) == [("0", alert) for alert in alerts]
 
