@@ -3,7 +3,7 @@
 Layout: `lock` · `job.json` · `topics.json` (the Kafka topics, by their identity) · `recovery/` (Bytewax) ·
 `dedupe/shard-NN/` · `spend/shard-NN/` (segment files) · `staged/` (blocks on their way to ClickHouse) ·
 `outbox.sqlite3` · `requeue/` (lines out of quarantine) · `crash-N.log` (what the engine of worker N wrote on
-standard error) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there
+standard error, and what failed it) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there
 before). Nothing deletes the last of these: they are the operator's.
 
 `job.json` is written once, and then inputs and sink partitions are added: the hash seed and the number of
