@@ -3,8 +3,8 @@
 Layout: `lock` · `job.json` · `topics.json` (the Kafka topics, by their identity) · `recovery/` (Bytewax) ·
 `dedupe/shard-NN/` · `spend/shard-NN/` (segment files) · `staged/` (blocks on their way to ClickHouse) ·
 `outbox.sqlite3` · `requeue/` (lines out of quarantine) · `crash-N.log` (what the engine of worker N wrote on
-standard error, and what failed it) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/` (what stood there
-before). Nothing deletes the last of these: they are the operator's.
+standard error, and what failed it) · `REBUILDING` (the state is being made anew) · `before-rebuild-TIME/`
+(what stood there before). Nothing deletes the last of these: they are the operator's.
 
 `job.json` is written once, and then inputs and sink partitions are added: the hash seed and the number of
 shards decide where an event's key belongs, the shards' own keys where Bytewax keeps them, and each input
