@@ -89,7 +89,7 @@ class KeyedBatch:
     """A batch, as `rate_events` leaves its events, that waits for the verdicts on them.
 
     `order` has the rows of `events` as they went to the shards of keys: shard after shard, in order of
-    arrival within each. So the events themselves need not go there and back.
+    arrival within each. So the events themselves need not go there and back. `shards` are all of these.
     """
 
     tick: Tick

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dataflows.file_source import InputUnavailableError
+from dataflows.cli_options import EXIT_FAILED
+from dataflows.cli_run import _leave
+from dataflows.file_source import InputError, InputUnavailableError
 from dataflows.run import (
     NEW_OBJECTS_MAX,
     JobFailedError,
@@ -20,6 +22,7 @@ from dataflows.run import (
     explain,
 )
 from dataflows.state import StateHeldError
+from dataflows.supervise import EXIT_REFUSED
 from sinks.clickhouse import ClickHouseUnavailableError
 from sinks.engine_output import STANDARD_ERROR, STANDARD_OUTPUT, engine_output_to
 from tests.integration.running import ROOT
@@ -54,7 +57,10 @@ class PanicException(BaseException):  # the engine's own name for it
             ClickHouseUnavailableError("it is away"), JobFailedError, "it is away", id="a restart may"
         ),
         pytest.param(
-            InputUnavailableError("no broker answers"), JobFailedError, "no broker answers", id="this one too"
+            InputUnavailableError("no broker answers"),
+            JobFailedError,
+            "no broker answers",
+            id="a restart may mend this as well",
         ),
         pytest.param(
             KeyError("k"),
@@ -91,6 +97,37 @@ def test_the_first_cause_is_what_the_operator_is_told(
     error.__cause__ = behind
     told = explain(error, DETAILS)
     assert (type(told), str(told)) == (kind, sentence)
+
+
+class Left(BaseException):
+    """Instead of the end of the process."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("it was cut"), EXIT_REFUSED, "meterline: it was cut\n"),
+        (JobRefusedError("damaged"), EXIT_REFUSED, "meterline: damaged\n"),
+        (InputUnavailableError("no broker"), EXIT_FAILED, "meterline: no broker\n"),
+        (ClickHouseUnavailableError("away"), EXIT_FAILED, "meterline: away\n"),
+        (JobFailedError("it failed"), EXIT_FAILED, "meterline: it failed\n"),
+        (OtherWorkerFailedError("with the others"), EXIT_FAILED, ""),
+    ],
+)
+def test_a_worker_ends_at_once_with_a_code_that_says_whether_it_is_to_be_started_again(
+    error: Exception,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def leave(found: int) -> None:
+        raise Left(found)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(Left) as left:
+        _leave(error)
+    assert (left.value.args, capsys.readouterr().err) == ((code,), said)
 
 
 def test_what_an_engine_writes_is_kept_and_what_we_write_is_not(

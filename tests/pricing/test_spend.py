@@ -382,11 +382,7 @@ def test_many_small_amounts_add_up_to_the_last_place() -> None:
 
 
 def test_other_rows_than_those_that_were_summed_name_no_event() -> None:
-    lines = [
-        "zeta a 2026-03-01T09:00 k0 99",
-        "acme a 2026-03-01T10:00 k1 39",
-        "acme a 2026-03-01T11:00 k2 11",
-    ]
+    lines = ["zeta a 2026-03-01 k0 99", "acme a 2026-03-01 k1 39", "acme a 2026-03-01 k2 11"]
     rows = rows_of(FIFTY, events_of(lines))
     _, (first, second) = SpendBook(FIFTY, THRESHOLDS).add(sum_rows(rows[1:], FIFTY))
     assert [alert_of(crossing, rows).crossing_key for crossing in (first, second)] == ["k2", "k2"]
